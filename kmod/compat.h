@@ -1,0 +1,114 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * What differs between the kernels migr builds for (6.1 and 6.12), and nothing
+ * else. Takes no locks.
+ */
+#ifndef _MIGR_COMPAT_H
+#define _MIGR_COMPAT_H
+
+#include <linux/bvec.h>
+#include <linux/err.h>
+#include <linux/mm.h>
+#include <linux/mount.h>
+#include <linux/fs.h>
+#include <linux/net.h>
+#include <linux/pagemap.h>
+#include <linux/socket.h>
+#include <linux/uio.h>
+#include <linux/version.h>
+#include <net/sock.h>
+
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 3, 0)
+static inline void vm_flags_set(struct vm_area_struct *vma, vm_flags_t flags)
+{
+	vma->vm_flags |= flags;
+}
+
+static inline void vm_flags_clear(struct vm_area_struct *vma, vm_flags_t flags)
+{
+	vma->vm_flags &= ~flags;
+}
+#endif
+
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 4, 0)
+/* Page faults take the mmap lock, which the caller holds for writing. */
+static inline void vma_start_write(struct vm_area_struct *vma)
+{
+}
+#endif
+
+/* The locked folio at @index, or NULL: a hole, or swapped out. */
+static inline struct folio *migr_lock_folio(struct address_space *mapping,
+					    pgoff_t index)
+{
+	struct folio *folio = __filemap_get_folio(mapping, index, FGP_LOCK, 0);
+
+	/* An error where there is none, since 6.4. */
+	return IS_ERR(folio) ? NULL : folio;
+}
+
+/* How many page table entries map @folio, or -1 if this kernel cannot tell. */
+static inline int migr_folio_mapcount(struct folio *folio)
+{
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 6, 0)
+	return folio_test_large(folio) ? -1 : page_mapcount(&folio->page);
+#else
+	return folio_mapcount(folio);
+#endif
+}
+
+/*
+ * Before 6.12 do_set_pmd() maps a large folio by a huge entry whatever
+ * VM_NOHUGEPAGE says. Regions live on a tmpfs of their own there, which by
+ * default makes small folios only.
+ */
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 12, 0)
+static inline struct vfsmount *migr_shmem_mount(void)
+{
+	return kern_mount(get_fs_type("tmpfs"));
+}
+#else
+static inline struct vfsmount *migr_shmem_mount(void)
+{
+	return NULL;
+}
+#endif
+
+/*
+ * Lend the pages of @msg to the socket; like sock_sendmsg(), returns how many
+ * bytes it took, and advances the iterator by as many.
+ */
+static inline int migr_sock_lend(struct socket *sock, struct msghdr *msg)
+{
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 5, 0)
+	struct iov_iter *iter = &msg->msg_iter;
+	int sent = 0, ret;
+
+	/* Its sendpage() wakes the reader for each page. */
+	if (sock->sk->sk_family == AF_UNIX)
+		return sock_sendmsg(sock, msg);
+	while (iov_iter_count(iter)) {
+		struct bio_vec bv = mp_bvec_iter_bvec(iter->bvec,
+			((struct bvec_iter) {
+				.bi_bvec_done = iter->iov_offset,
+				.bi_size = iov_iter_count(iter),
+			}));
+		int flags = msg->msg_flags;
+
+		if (bv.bv_len < iov_iter_count(iter))
+			flags |= MSG_MORE | MSG_SENDPAGE_NOTLAST;
+		ret = kernel_sendpage(sock, bv.bv_page, bv.bv_offset,
+				      bv.bv_len, flags);
+		if (ret <= 0)
+			return sent ?: ret;
+		iov_iter_advance(iter, ret);
+		sent += ret;
+	}
+	return sent;
+#else
+	msg->msg_flags |= MSG_SPLICE_PAGES;
+	return sock_sendmsg(sock, msg);
+#endif
+}
+
+#endif /* _MIGR_COMPAT_H */

@@ -1,0 +1,68 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+#ifndef _MIGR_DIRTY_H
+#define _MIGR_DIRTY_H
+
+#include <linux/atomic.h>
+#include <linux/bitmap.h>
+#include <linux/mm_types.h>
+#include <linux/types.h>
+#include <linux/migr.h>
+
+struct file;
+struct migr_region;
+
+/**
+ * struct migr_tracker - which pages of a region have been written
+ * @region: the region
+ * @file: reference that keeps @region
+ * @nr_chunks: chunks in the region, the last one perhaps short
+ * @nr_dirty: how many bits of @dirty are set
+ * @nr_dirtied: how often one was set
+ * @chunks: a bit a chunk: set if any of its pages may be dirty
+ * @dirty: a bit a page: clear if no writer can change the page without
+ *	setting it
+ *
+ * A bit of @dirty is set first, then its chunk's; they are cleared the other
+ * way round, with a full barrier in between. So a set bit of @dirty has its
+ * chunk's bit set, or is about to. No lock: bits are changed atomically, and
+ * the folio locks order them against page tables.
+ */
+struct migr_tracker {
+	struct migr_region *region;
+	struct file *file;
+	unsigned long nr_chunks;
+	atomic_long_t nr_dirty;
+	atomic_long_t nr_dirtied;
+	unsigned long *chunks;
+	unsigned long *dirty;
+};
+
+/**
+ * struct migr_batch - what one collect found in one chunk
+ * @first: the chunk's first page
+ * @nr_dirty: bits set in @dirty
+ * @nr_pinned: pages that may still be written by DMA
+ * @dirty: the pages that were dirty, from @first
+ * @pages: for each of them the page, with a reference, or NULL if it is a hole
+ *	or swapped out
+ */
+struct migr_batch {
+	pgoff_t first;
+	unsigned int nr_dirty;
+	unsigned int nr_pinned;
+	DECLARE_BITMAP(dirty, MIGR_CHUNK_PAGES);
+	struct page *pages[MIGR_CHUNK_PAGES];
+};
+
+struct migr_tracker *migr_tracker_start(struct file *region_file);
+void migr_tracker_stop(struct migr_tracker *tracker);
+void migr_tracker_set(struct migr_tracker *tracker, pgoff_t first, pgoff_t nr);
+vm_fault_t migr_tracker_fault(struct migr_tracker *tracker,
+			      struct vm_fault *vmf);
+int migr_tracker_collect(struct migr_tracker *tracker, pgoff_t first,
+			 unsigned int nr, bool quiesced,
+			 struct migr_batch *batch);
+void migr_batch_put(struct migr_batch *batch);
+struct file *migr_tracker_create_file(struct file *region_file);
+
+#endif /* _MIGR_DIRTY_H */

@@ -1,0 +1,415 @@
+/* SPDX-License-Identifier: GPL-2.0 WITH Linux-syscall-note */
+/*
+ * migr: moving the memory of running virtual machines between hosts.
+ *
+ * Every object is a file descriptor:
+ *
+ *   /dev/migr    the right to make the others; mmap() of a fresh open makes one
+ *                region of that length and maps it
+ *   region       guest memory: mmap(), fallocate(), lseek(SEEK_DATA), pread()
+ *   tracker      write tracking of one region; closing it stops the tracking
+ *   migration    one move of one VM, seen from one side
+ *   stream       one connection of a migration; runs in the thread that calls
+ *                %MIGR_STREAM_RUN
+ *
+ * Every ioctl takes a pointer to a structure that begins with its own size.
+ * A kernel that knows a longer structure takes the missing tail as zero; one
+ * that knows a shorter structure takes the call if the unknown tail is zero,
+ * and fails with E2BIG if it is not. Unknown flags fail with EOPNOTSUPP.
+ * Every descriptor the kernel returns is close-on-exec.
+ *
+ * Errors common to all: EFAULT (a bad pointer), EINVAL (a size below the first
+ * version of the structure, a reserved field not zero), E2BIG, EOPNOTSUPP,
+ * ENOMEM, EMFILE and ENFILE (no descriptor left), ENOTTY (the descriptor is of
+ * another kind).
+ */
+#ifndef _UAPI_LINUX_MIGR_H
+#define _UAPI_LINUX_MIGR_H
+
+#include <linux/ioctl.h>
+#include <linux/types.h>
+
+#define MIGR_IOCTL_TYPE (0xE9)
+
+enum {
+	MIGR_CMD_INFO = 0x00,
+	MIGR_CMD_REGION_CREATE,
+	MIGR_CMD_REGION_GET,
+	MIGR_CMD_MIGRATION_CREATE,
+
+	MIGR_CMD_REGION_INFO = 0x10,
+	MIGR_CMD_REGION_TRACK,
+
+	MIGR_CMD_TRACKER_FETCH = 0x20,
+
+	MIGR_CMD_MIGRATION_ADD_REGION = 0x30,
+	MIGR_CMD_MIGRATION_ADD_STREAM,
+	MIGR_CMD_MIGRATION_PASS,
+	MIGR_CMD_MIGRATION_STATUS,
+
+	MIGR_CMD_STREAM_RUN = 0x40,
+};
+
+/** define MIGR_ABI_VERSION - version of this interface */
+#define MIGR_ABI_VERSION	1
+
+/** define MIGR_NAME_MAX - size of a region's name, with its terminating NUL */
+#define MIGR_NAME_MAX		64
+
+/** define MIGR_REGIONS_MAX - how many regions one migration can have */
+#define MIGR_REGIONS_MAX	64
+
+/** define MIGR_CHUNK_PAGES - pages in a chunk, the unit of claiming and sending */
+#define MIGR_CHUNK_PAGES	512
+
+/**
+ * struct migr_info - ioctl(MIGR_INFO) on /dev/migr
+ * @size: sizeof(struct migr_info)
+ * @flags: must be 0
+ * @abi_version: out, %MIGR_ABI_VERSION of the module
+ * @wire_version: out, newest version of the wire protocol it speaks
+ * @page_size: out, bytes in a page
+ * @chunk_pages: out, pages in a chunk, %MIGR_CHUNK_PAGES
+ * @region_max: out, largest region in bytes
+ *
+ * What the module can do.
+ */
+struct migr_info {
+	__u32 size;
+	__u32 flags;
+	__u32 abi_version;
+	__u32 wire_version;
+	__u32 page_size;
+	__u32 chunk_pages;
+	__aligned_u64 region_max;
+};
+#define MIGR_INFO _IO(MIGR_IOCTL_TYPE, MIGR_CMD_INFO)
+
+/**
+ * struct migr_region_create - ioctl(MIGR_REGION_CREATE) on /dev/migr
+ * @size: sizeof(struct migr_region_create)
+ * @flags: must be 0
+ * @length: bytes; a multiple of the page size, above 0, at most
+ *	&migr_info.region_max
+ * @name: NUL-terminated name of printable ASCII, for people; may be empty
+ * @fd: out, the region
+ * @__reserved: must be 0
+ *
+ * Make a region: zero-filled shared memory of a fixed size. Nothing is
+ * allocated until it is touched. It lives until its last descriptor and
+ * mapping are gone.
+ *
+ * EINVAL: @length is 0 or not a multiple of the page size, or @name is not
+ * as described. EFBIG: @length is above the limit. ENOMEM: the kernel's
+ * overcommit policy refused it.
+ */
+struct migr_region_create {
+	__u32 size;
+	__u32 flags;
+	__aligned_u64 length;
+	__u8 name[MIGR_NAME_MAX];
+	__s32 fd;
+	__u32 __reserved;
+};
+#define MIGR_REGION_CREATE _IO(MIGR_IOCTL_TYPE, MIGR_CMD_REGION_CREATE)
+
+/**
+ * struct migr_region_get - ioctl(MIGR_REGION_GET) on /dev/migr
+ * @size: sizeof(struct migr_region_get)
+ * @flags: must be 0
+ * @fd: out, the region
+ * @__reserved: must be 0
+ *
+ * The region that an mmap() of this open of /dev/migr made, which is how to
+ * come by the memory of a VMM that knows nothing of migr.
+ *
+ * ENOENT: nothing has been mapped through this open.
+ */
+struct migr_region_get {
+	__u32 size;
+	__u32 flags;
+	__s32 fd;
+	__u32 __reserved;
+};
+#define MIGR_REGION_GET _IO(MIGR_IOCTL_TYPE, MIGR_CMD_REGION_GET)
+
+/**
+ * enum migr_role - which side of a migration
+ * @MIGR_ROLE_SOURCE: memory leaves from here
+ * @MIGR_ROLE_DESTINATION: memory arrives here
+ */
+enum migr_role {
+	MIGR_ROLE_SOURCE = 1,
+	MIGR_ROLE_DESTINATION = 2,
+};
+
+/**
+ * struct migr_migration_create - ioctl(MIGR_MIGRATION_CREATE) on /dev/migr
+ * @size: sizeof(struct migr_migration_create)
+ * @flags: must be 0
+ * @role: one of enum migr_role
+ * @fd: out, the migration
+ *
+ * Make one side of a migration. Closing its last descriptor (streams hold it
+ * as well) stops the tracking of its regions; nothing else is undone.
+ *
+ * EINVAL: @role is not a role.
+ */
+struct migr_migration_create {
+	__u32 size;
+	__u32 flags;
+	__u32 role;
+	__s32 fd;
+};
+#define MIGR_MIGRATION_CREATE _IO(MIGR_IOCTL_TYPE, MIGR_CMD_MIGRATION_CREATE)
+
+/* Out flags of struct migr_region_info. */
+#define MIGR_REGION_TRACKED	(1u << 0)
+
+/**
+ * struct migr_region_info - ioctl(MIGR_REGION_INFO) on a region
+ * @size: sizeof(struct migr_region_info)
+ * @flags: in, must be 0; out, %MIGR_REGION_TRACKED if writes are tracked now
+ * @length: out, bytes
+ * @resident: out, bytes in memory now: neither holes nor swapped out
+ * @id: out, number of the region, unique until the module is unloaded
+ * @name: out, the name it was made with; "" if mmap() made it
+ */
+struct migr_region_info {
+	__u32 size;
+	__u32 flags;
+	__aligned_u64 length;
+	__aligned_u64 resident;
+	__aligned_u64 id;
+	__u8 name[MIGR_NAME_MAX];
+};
+#define MIGR_REGION_INFO _IO(MIGR_IOCTL_TYPE, MIGR_CMD_REGION_INFO)
+
+/**
+ * struct migr_region_track - ioctl(MIGR_REGION_TRACK) on a region
+ * @size: sizeof(struct migr_region_track)
+ * @flags: must be 0
+ * @fd: out, the tracker
+ * @__reserved: must be 0
+ *
+ * Start to track writes. At first every page counts as dirty, and a page
+ * costs its writers nothing until it has been fetched once. Closing the
+ * tracker stops the tracking and makes the region plain shared memory again.
+ *
+ * EBUSY: tracked already, by another tracker or by a migration.
+ * EINTR: a fatal signal came while waiting for a mapping's lock.
+ */
+struct migr_region_track {
+	__u32 size;
+	__u32 flags;
+	__s32 fd;
+	__u32 __reserved;
+};
+#define MIGR_REGION_TRACK _IO(MIGR_IOCTL_TYPE, MIGR_CMD_REGION_TRACK)
+
+/**
+ * struct migr_tracker_fetch - ioctl(MIGR_TRACKER_FETCH) on a tracker
+ * @size: sizeof(struct migr_tracker_fetch)
+ * @flags: must be 0
+ * @first_page: first page of the range, in pages from the region's start; a
+ *	multiple of 64
+ * @nr_pages: pages in the range, above 0; a multiple of 64, or up to the
+ *	region's end
+ * @bitmap: pointer to the user's bitmap: an array of __u64, bit n of it is
+ *	page @first_page + n; every word that the range touches is written
+ * @dirty_pages: out, how many bits are set
+ * @pinned_pages: out, how many of them may still be written by DMA, and were
+ *	left dirty for the next fetch as well
+ *
+ * Fetch and clear: which pages of the range have been written since they were
+ * last fetched. When it returns, all other pages are write-protected, and so
+ * are the fetched ones: whoever reads a fetched page now and sees its bit
+ * clear at the next fetch has its content.
+ *
+ * EINVAL: the range is empty, not aligned, or not inside the region. EFAULT
+ * or EINTR (a fatal signal): what had been fetched is dirty again, nothing is
+ * lost.
+ */
+struct migr_tracker_fetch {
+	__u32 size;
+	__u32 flags;
+	__aligned_u64 first_page;
+	__aligned_u64 nr_pages;
+	__aligned_u64 bitmap;
+	__aligned_u64 dirty_pages;
+	__aligned_u64 pinned_pages;
+};
+#define MIGR_TRACKER_FETCH _IO(MIGR_IOCTL_TYPE, MIGR_CMD_TRACKER_FETCH)
+
+/**
+ * struct migr_migration_add_region - ioctl(MIGR_MIGRATION_ADD_REGION) on a migration
+ * @size: sizeof(struct migr_migration_add_region)
+ * @flags: must be 0
+ * @region_fd: the region
+ * @id: its number on the wire, below %MIGR_REGIONS_MAX; both sides give the
+ *	same memory the same number
+ *
+ * EBADF: @region_fd is not an open descriptor. EINVAL: it is not a region, or
+ * @id is too large. EEXIST: the region, or the number, is in the migration
+ * already. EBUSY: a stream has been added already.
+ */
+struct migr_migration_add_region {
+	__u32 size;
+	__u32 flags;
+	__s32 region_fd;
+	__u32 id;
+};
+#define MIGR_MIGRATION_ADD_REGION _IO(MIGR_IOCTL_TYPE, MIGR_CMD_MIGRATION_ADD_REGION)
+
+/* In flags of struct migr_migration_add_stream. */
+/** define MIGR_STREAM_COPY - copy pages into the socket instead of lending them */
+#define MIGR_STREAM_COPY	(1u << 0)
+
+/**
+ * struct migr_migration_add_stream - ioctl(MIGR_MIGRATION_ADD_STREAM) on a migration
+ * @size: sizeof(struct migr_migration_add_stream)
+ * @flags: %MIGR_STREAM_COPY, on a source only
+ * @socket_fd: a connected TCP or UNIX stream socket. The stream keeps a
+ *	reference; the caller may close its descriptor, or keep it and use
+ *	shutdown() to end a run. SO_SNDTIMEO and SO_RCVTIMEO bound how long a run
+ *	waits for the peer.
+ * @fd: out, the stream
+ *
+ * EBADF: @socket_fd is not an open descriptor. ENOTSOCK: it is not a socket.
+ * EPROTONOSUPPORT: it is not TCP or UNIX SOCK_STREAM. ENOTCONN: it is not
+ * connected. EBUSY: the migration has a stream already (this version runs
+ * one). EINVAL: the migration has no region.
+ */
+struct migr_migration_add_stream {
+	__u32 size;
+	__u32 flags;
+	__s32 socket_fd;
+	__s32 fd;
+};
+#define MIGR_MIGRATION_ADD_STREAM _IO(MIGR_IOCTL_TYPE, MIGR_CMD_MIGRATION_ADD_STREAM)
+
+/* In flags of struct migr_migration_pass. */
+/**
+ * define MIGR_PASS_LAST - nothing writes any more
+ *
+ * The caller has stopped every writer, I/O in flight included: pages that
+ * look pinned are sent and counted instead of being left dirty. After it the
+ * destination's run returns.
+ */
+#define MIGR_PASS_LAST		(1u << 0)
+
+/**
+ * struct migr_migration_pass - ioctl(MIGR_MIGRATION_PASS) on a source
+ * @size: sizeof(struct migr_migration_pass)
+ * @flags: %MIGR_PASS_LAST or 0
+ *
+ * Begin the next pass over what is dirty now; the first one starts the
+ * tracking and covers everything. The stream's run then carries it out.
+ *
+ * EINVAL: not a source, or no stream. EBUSY: the pass before has not been
+ * carried out, or a region is tracked by someone else. EPIPE: the stream has
+ * failed. EALREADY: the last pass has been.
+ */
+struct migr_migration_pass {
+	__u32 size;
+	__u32 flags;
+};
+#define MIGR_MIGRATION_PASS _IO(MIGR_IOCTL_TYPE, MIGR_CMD_MIGRATION_PASS)
+
+/**
+ * enum migr_state - where a migration stands
+ * @MIGR_STATE_SETUP: no pass has begun, or nothing has arrived
+ * @MIGR_STATE_PASS: a pass is being carried out
+ * @MIGR_STATE_BETWEEN: a pass is complete and acknowledged; the next has not begun
+ * @MIGR_STATE_COMPLETE: the last pass is complete and acknowledged
+ * @MIGR_STATE_FAILED: the stream failed, &migr_migration_status.error says how
+ */
+enum migr_state {
+	MIGR_STATE_SETUP = 0,
+	MIGR_STATE_PASS = 1,
+	MIGR_STATE_BETWEEN = 2,
+	MIGR_STATE_COMPLETE = 3,
+	MIGR_STATE_FAILED = 4,
+};
+
+/**
+ * struct migr_migration_status - ioctl(MIGR_MIGRATION_STATUS) on a migration
+ * @size: sizeof(struct migr_migration_status)
+ * @flags: must be 0
+ * @state: out, one of enum migr_state
+ * @error: out, a positive errno if the migration has failed, else 0
+ * @passes: out, passes begun
+ * @__reserved: must be 0
+ * @total_pages: out, pages in all regions
+ * @data_pages: out, pages sent or received with their content, all passes
+ * @zero_pages: out, pages sent or received as a bit because they hold only
+ *	zeroes; the destination cannot tell them from holes and counts both here
+ * @hole_pages: out, pages that had no memory at all on the source; 0 on the
+ *	destination
+ * @pinned_pages: out, pages left dirty because DMA may still write them, each
+ *	time it happened; in the last pass, pages sent although they looked pinned
+ * @wire_bytes: out, bytes sent and received, headers and acknowledgements included
+ * @dirty_pages: out, source: pages dirty now, that is, left to send; before the
+ *	first pass every page
+ * @pass_pages: out, pages dirty when the current or latest pass began
+ * @pass_sent_pages: out, of @pass_pages and those written meanwhile, sent in it
+ *	in any form
+ * @pass_dirtied_pages: out, pages that became dirty since that pass began
+ * @pass_wire_bytes: out, bytes of that pass
+ * @pass_ns: out, nanoseconds that pass has taken, until its acknowledgement
+ * @total_ns: out, nanoseconds from the first pass's begin to now, or to the
+ *	last pass's acknowledgement
+ *
+ * All of it is counted by the kernel as it happens and read without stopping
+ * anything; fields may be some pages apart from each other during a run.
+ */
+struct migr_migration_status {
+	__u32 size;
+	__u32 flags;
+	__u32 state;
+	__u32 error;
+	__u32 passes;
+	__u32 __reserved;
+	__aligned_u64 total_pages;
+	__aligned_u64 data_pages;
+	__aligned_u64 zero_pages;
+	__aligned_u64 hole_pages;
+	__aligned_u64 pinned_pages;
+	__aligned_u64 wire_bytes;
+	__aligned_u64 dirty_pages;
+	__aligned_u64 pass_pages;
+	__aligned_u64 pass_sent_pages;
+	__aligned_u64 pass_dirtied_pages;
+	__aligned_u64 pass_wire_bytes;
+	__aligned_u64 pass_ns;
+	__aligned_u64 total_ns;
+};
+#define MIGR_MIGRATION_STATUS _IO(MIGR_IOCTL_TYPE, MIGR_CMD_MIGRATION_STATUS)
+
+/**
+ * struct migr_stream_run - ioctl(MIGR_STREAM_RUN) on a stream
+ * @size: sizeof(struct migr_stream_run)
+ * @flags: must be 0
+ *
+ * Run the stream in the calling thread. On a source it carries out the pass
+ * that was begun and returns once the destination has acknowledged all of it.
+ * On a destination it receives and acknowledges passes, and returns after the
+ * last one.
+ *
+ * A signal stops it: with SA_RESTART, or when stopped and continued, it goes
+ * on where it was; EINTR leaves it ready to be run again.
+ *
+ * EBUSY: another thread runs it. EINVAL: on a source, no pass has been begun.
+ * EPIPE: it had failed before. Any other error ends the stream and fails the
+ * migration: EPROTO (the peer sent what it must not), EPROTONOSUPPORT (the
+ * peer speaks another version), ECONNRESET (the peer is gone), ETIMEDOUT
+ * (the socket's timeout passed), ENOSPC or ENOMEM (no memory for what
+ * arrived), and what the socket reports.
+ */
+struct migr_stream_run {
+	__u32 size;
+	__u32 flags;
+};
+#define MIGR_STREAM_RUN _IO(MIGR_IOCTL_TYPE, MIGR_CMD_STREAM_RUN)
+
+#endif /* _UAPI_LINUX_MIGR_H */
