@@ -91,10 +91,10 @@ static void region_switch_mm(struct migr_region *region, struct mm_struct *mm)
 	for_each_vma(vmi, vma) {
 		if (!vma->vm_file || vma->vm_file->f_mapping != region->mapping)
 			continue;
-		if (vma_is_tracked(vma) == !!region->tracker)
+		if (vma_is_tracked(vma) == region->tracked)
 			continue;
 		vma_start_write(vma);
-		if (region->tracker)
+		if (region->tracked)
 			vma_track(vma);
 		else
 			vma_untrack(vma);
@@ -113,7 +113,7 @@ static struct mm_struct *region_stale_mm(struct migr_region *region)
 	for (node = rb_first_cached(&mapping->i_mmap); node;
 	     node = rb_next(node)) {
 		vma = rb_entry(node, struct vm_area_struct, shared.rb);
-		if (vma_is_tracked(vma) == !!region->tracker)
+		if (vma_is_tracked(vma) == region->tracked)
 			continue;
 		/* One that is being torn down has nobody left to write to it. */
 		if (mmget_not_zero(vma->vm_mm)) {
@@ -152,7 +152,7 @@ static int region_lock_mm(struct mm_struct *mm, bool killable)
 }
 
 /*
- * Bring every mapping into the mode that region->tracker tells.
+ * Bring every mapping into the mode that region->tracked tells.
  *
  * Mappings that exist are found through the mapping's tree. One that is being
  * made may have taken its mode before the change and not be in the tree yet;
@@ -201,6 +201,14 @@ static int region_switch(struct migr_region *region, bool killable)
 	return 0;
 }
 
+/* Faults in flight use the tracker until their mapping is switched. */
+static void region_idle(struct migr_region *region)
+{
+	WRITE_ONCE(region->tracked, false);
+	region_switch(region, false);
+	WRITE_ONCE(region->tracker, NULL);
+}
+
 /**
  * migr_region_track() - begin to report writes to a tracker
  * @region: the region
@@ -219,11 +227,10 @@ int migr_region_track(struct migr_region *region, struct migr_tracker *tracker)
 		ret = -EBUSY;
 	} else {
 		WRITE_ONCE(region->tracker, tracker);
+		WRITE_ONCE(region->tracked, true);
 		ret = region_switch(region, true);
-		if (ret) {
-			WRITE_ONCE(region->tracker, NULL);
-			region_switch(region, false);
-		}
+		if (ret)
+			region_idle(region);
 	}
 	mutex_unlock(&region->lock);
 	return ret;
@@ -238,8 +245,7 @@ int migr_region_track(struct migr_region *region, struct migr_tracker *tracker)
 void migr_region_untrack(struct migr_region *region)
 {
 	mutex_lock(&region->lock);
-	WRITE_ONCE(region->tracker, NULL);
-	region_switch(region, false);
+	region_idle(region);
 	mutex_unlock(&region->lock);
 }
 
@@ -321,7 +327,7 @@ static int region_mmap(struct file *file, struct vm_area_struct *vma)
 		return ret;
 	/* Pairs with region_switch(). */
 	smp_mb();
-	if (READ_ONCE(region->tracker))
+	if (READ_ONCE(region->tracked))
 		vma_track(vma);
 	return 0;
 }
@@ -349,7 +355,7 @@ static int region_ioctl_info(struct migr_ucmd *ucmd)
 
 	if (info->flags)
 		return -EOPNOTSUPP;
-	info->flags = READ_ONCE(region->tracker) ? MIGR_REGION_TRACKED : 0;
+	info->flags = READ_ONCE(region->tracked) ? MIGR_REGION_TRACKED : 0;
 	info->length = (u64)region->nr_pages << PAGE_SHIFT;
 	info->resident = (u64)READ_ONCE(region->mapping->nrpages) << PAGE_SHIFT;
 	info->id = region->id;
@@ -486,7 +492,10 @@ struct file *migr_region_create(u64 length, const u8 *name)
 	dentry->d_op = &region_dops;
 	inode->i_fop = &region_fops;
 	file->f_op = &region_fops;
+	/* As an open() would have it. */
+	file->f_mode |= FMODE_LSEEK | FMODE_PREAD | FMODE_PWRITE;
 	file->f_mode &= ~FMODE_CAN_WRITE;
+	file->f_flags |= O_LARGEFILE;
 	return file;
 }
 

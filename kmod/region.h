@@ -26,10 +26,11 @@ struct migr_tracker;
  * @nr_pages: its size
  * @id: unique while the module is loaded
  * @name: for people
- * @lock: serialises changes of @tracker and of the mappings' operations; taken
- *	outside any mmap lock
- * @tracker: what is told of writes, NULL while idle; written under @lock, read
- *	under it or where tracking operations prove that it is set
+ * @lock: serialises changes of @tracker, @tracked and the mappings' operations;
+ *	taken outside any mmap lock
+ * @tracker: what is told of writes; set before the first mapping gets tracking
+ *	operations, cleared after the last has lost them
+ * @tracked: the mode that mappings shall have
  * @mms_lock: protects @mms
  * @mms: address spaces that may be in the middle of an mmap() of it
  * @rcu: for freeing
@@ -45,6 +46,7 @@ struct migr_region {
 	char name[MIGR_NAME_MAX];
 	struct mutex lock;
 	struct migr_tracker *tracker;
+	bool tracked;
 	spinlock_t mms_lock;
 	struct list_head mms;
 	struct rcu_head rcu;

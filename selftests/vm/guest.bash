@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# shellcheck shell=bash
+#
+# For scripts that run in a test VM: the guest of selftests/guest under stock
+# QEMU/KVM, started through migr, watched by its console.
+
+# The guest's command line. Arguments: name, console file, memory, and what its
+# worker is told (migr.fill=… and so on).
+guest_command() {
+	local name=$1 console=$2 memory=$3
+
+	shift 3
+	guest=(qemu-system-x86_64 -name "$name" -accel kvm -cpu kvm64 -m "$memory"
+	       -nodefaults -no-user-config -display none -no-reboot
+	       -serial "file:$console" -kernel "$MIGR_TOP/build/guest/vmlinuz"
+	       -initrd "$MIGR_TOP/build/guest/initrd"
+	       -append "$(cat "$MIGR_TOP/build/guest/cmdline") $*")
+}
+
+# Wait until a file has a line that matches. Arguments: file, pattern, seconds,
+# and optionally a process whose end ends the waiting.
+await_line() {
+	local file=$1 pattern=$2 seconds=$3 pid=${4:-} end=$((SECONDS + $3))
+
+	until grep -qE "$pattern" "$file" 2>/dev/null; do
+		if [ -n "$pid" ] && ! kill -0 "$pid" 2>/dev/null; then
+			echo "process $pid ended without '$pattern' in $file:" >&2
+			tail -n 5 "$file" >&2
+			return 1
+		fi
+		if [ $SECONDS -ge $end ]; then
+			echo "no '$pattern' in $file in $seconds s; it ends:" >&2
+			tail -n 5 "$file" >&2
+			return 1
+		fi
+		sleep 0.1
+	done
+}
+
+# A counter in the console's latest heartbeat. Arguments: console, its name.
+beat() {
+	grep '^guest: up=.* errors=' "$1" 2>/dev/null | tail -n 1 |
+		sed -n "s/.*[ :]$2=\([0-9]*\).*/\1/p"
+}
+
+# The guest is alive and its memory right: it has swept all of what it filled
+# (or, idle, beaten twice) since now, without an error. Arguments: console,
+# seconds.
+guest_is_well() {
+	local console=$1 seconds=$2 end=$((SECONDS + $2)) field=sweeps since now errors
+
+	[ -z "${GUEST_IDLE:-}" ] || field=up
+	since=$(beat "$console" $field)
+	while :; do
+		errors=$(beat "$console" errors)
+		if [ "${errors:-0}" -ne 0 ] || grep -q 'guest: error' "$console"; then
+			echo "the guest's check found errors:" >&2
+			grep 'guest: error' "$console" | head -n 5 >&2
+			return 1
+		fi
+		now=$(beat "$console" $field)
+		[ -z "$now" ] || [ "$now" -lt $((${since:-0} + 2)) ] || return 0
+		if [ $SECONDS -ge $end ]; then
+			echo "the guest did not check all its memory in $seconds s; its console ends:" >&2
+			tail -n 5 "$console" >&2
+			return 1
+		fi
+		sleep 0.2
+	done
+}
+
+# A field of the last JSON object of a type. Arguments: file, type, field.
+json_field() {
+	grep "\"type\":\"$2\"" "$1" 2>/dev/null | tail -n 1 |
+		sed -n "s/.*\"$3\":\(\"[^\"]*\"\|[^,}]*\).*/\1/p" | tr -d '"'
+}

@@ -1,0 +1,70 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0-only
+#
+# A guest that writes and checks its memory moves between kernels: from each to
+# itself, and from the older to the newer. The memory of both sides is compared
+# by digest in the pause, and the guest checks all of it on the other side.
+
+set -u
+
+here=$(cd "$(dirname "$0")/.." && pwd -P)
+top=$(cd "$here/../.." && pwd -P)
+self=$here/tests/$(basename "$0")
+migr=$top/build/bin/migr
+
+# shellcheck source=selftests/vm/guest.bash
+. "$here/guest.bash"
+
+source_host() {
+	local console=$MIGR_OUT/source.console vm field
+
+	guest_command traveller "$console" 256M migr.fill=96M migr.rate=500
+	"$migr" run -- "${guest[@]}" > "$MIGR_OUT/source.qemu" 2>&1 &
+	vm=$!
+	await_line "$console" '^guest: filled' 120 $vm || return 1
+	guest_is_well "$console" 60 || return 1
+	await_line "$MIGR_OUT/receive" '^waiting' 60 || return 1
+	"$migr" send --json --verify traveller 198.51.100.2 > "$MIGR_OUT/send" || {
+		tail -n 1 "$MIGR_OUT/send"
+		return 1
+	}
+	wait "$vm"
+	for field in ram_identical:true outcome:moved ram_bytes:268435456; do
+		[ "$(json_field "$MIGR_OUT/send" result "${field%:*}")" = "${field#*:}" ] && continue
+		echo "not $field: $(tail -n 1 "$MIGR_OUT/send")"
+		return 1
+	done
+	[ ! -e "/proc/$vm" ] || { echo "the VM has moved and is here as well"; return 1; }
+	"$here/await" "$MIGR_OUT/checked" 90
+}
+
+destination_host() {
+	local console=$MIGR_OUT/destination.console
+
+	guest_command traveller "$console" 256M migr.fill=96M migr.rate=500
+	"$migr" receive --once --listen 198.51.100.2 -- "${guest[@]}" \
+		> "$MIGR_OUT/receive" 2>&1 || { cat "$MIGR_OUT/receive"; return 1; }
+	guest_is_well "$console" 60 || return 1
+	touch "$MIGR_OUT/checked"
+}
+
+case ${1:-} in
+source)		source_host; exit ;;
+destination)	destination_host; exit ;;
+esac
+
+echo "KTAP version 1"
+echo "1..3"
+n=0
+for kernels in '6.1 6.1' '6.12 6.12' '6.1 6.12'; do
+	n=$((n + 1))
+	# shellcheck disable=SC2086 # two words
+	set -- $kernels
+	out=$top/build/check/migrate-$1-$2
+	rm -rf "$out"
+	result="not ok"
+	"$here/pair" --source-kernel "$1" --destination-kernel "$2" --memory 1500M \
+		--timeout 240 --out "$out" --logs "$out" --no-tty \
+		-- "$self" source -- "$self" destination && result=ok
+	echo "$result $n a writing guest moves from $1 to $2"
+done
