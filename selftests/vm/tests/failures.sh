@@ -128,7 +128,7 @@ source_interrupted() {
 source_tracked() {
 	local status
 
-	"$top/build/selftests/hold_tracker" "$vm" "$MIGR_OUT/held" &
+	"$top/build/vm/hold_tracker" "$vm" "$MIGR_OUT/held" &
 	holder=$!
 	"$here/await" "$MIGR_OUT/held" 30 || return 1
 	send_begin tracked && send_ended tracked 1 'runs on here'
