@@ -57,10 +57,18 @@ static inline int migr_folio_mapcount(struct folio *folio)
 #endif
 }
 
+/* What setattr() is told about the mount. */
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 3, 0)
+typedef struct user_namespace migr_idmap_t;
+#else
+typedef struct mnt_idmap migr_idmap_t;
+#endif
+
 /*
  * Before 6.12 do_set_pmd() maps a large folio by a huge entry whatever
- * VM_NOHUGEPAGE says. Regions live on a tmpfs of their own there, which by
- * default makes small folios only.
+ * VM_NOHUGEPAGE says. Regions live on a tmpfs of their own there, which makes
+ * small folios unless asked by MADV_COLLAPSE: such a chunk is then tracked as
+ * a whole.
  */
 #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 12, 0)
 static inline struct vfsmount *migr_shmem_mount(void)

@@ -76,37 +76,45 @@ int migr_ucmd_respond(struct migr_ucmd *ucmd)
 }
 
 /**
- * migr_ucmd_respond_file() - answer with a new descriptor
+ * migr_ucmd_reserve_fd() - answer with the number of a descriptor to come
  * @ucmd: the ioctl
- * @fd: field of its structure that takes the descriptor's number
- * @file: the file, or an error pointer to be passed on; a reference to it is
- *	consumed in any case
+ * @fd: field of its structure that takes the number
  *
- * The descriptor appears only if the user could be told its number.
+ * All that can fail on the user's account does so before the object is made,
+ * so that none has to be undone. migr_ucmd_install_fd() must follow.
  *
  * Return: 0 or a negative errno.
  */
-int migr_ucmd_respond_file(struct migr_ucmd *ucmd, __s32 *fd, struct file *file)
+int migr_ucmd_reserve_fd(struct migr_ucmd *ucmd, __s32 *fd)
 {
 	int ret;
 
-	if (IS_ERR(file))
-		return PTR_ERR(file);
 	ret = get_unused_fd_flags(O_CLOEXEC);
 	if (ret < 0)
-		goto err_fput;
+		return ret;
 	*fd = ret;
 	ret = migr_ucmd_respond(ucmd);
-	if (ret) {
+	if (ret)
 		put_unused_fd(*fd);
-		goto err_fput;
-	}
-	fd_install(*fd, file);
-	return 0;
-
-err_fput:
-	fput(file);
 	return ret;
+}
+
+/**
+ * migr_ucmd_install_fd() - make a reserved descriptor refer to a file
+ * @fd: the descriptor
+ * @file: the file, whose reference it takes, or an error pointer, which gives
+ *	the descriptor back
+ *
+ * Return: 0, or the error of @file.
+ */
+int migr_ucmd_install_fd(__s32 fd, struct file *file)
+{
+	if (IS_ERR(file)) {
+		put_unused_fd(fd);
+		return PTR_ERR(file);
+	}
+	fd_install(fd, file);
+	return 0;
 }
 
 static int device_info(struct migr_ucmd *ucmd)
@@ -126,12 +134,16 @@ static int device_info(struct migr_ucmd *ucmd)
 static int device_region_create(struct migr_ucmd *ucmd)
 {
 	struct migr_region_create *create = ucmd->cmd;
+	int ret;
 
 	if (create->flags)
 		return -EOPNOTSUPP;
 	if (create->__reserved)
 		return -EINVAL;
-	return migr_ucmd_respond_file(ucmd, &create->fd,
+	ret = migr_ucmd_reserve_fd(ucmd, &create->fd);
+	if (ret)
+		return ret;
+	return migr_ucmd_install_fd(create->fd,
 			migr_region_create(create->length, create->name));
 }
 
@@ -139,24 +151,35 @@ static int device_region_get(struct migr_ucmd *ucmd)
 {
 	struct migr_region_get *get = ucmd->cmd;
 	struct file *region = READ_ONCE(ucmd->file->private_data);
+	int ret;
 
 	if (get->flags)
 		return -EOPNOTSUPP;
 	if (get->__reserved)
 		return -EINVAL;
+	/* The region is open for both, whatever this open is for. */
+	if (~ucmd->file->f_mode & (FMODE_READ | FMODE_WRITE))
+		return -EBADF;
 	if (!region)
 		return -ENOENT;
-	return migr_ucmd_respond_file(ucmd, &get->fd, get_file(region));
+	ret = migr_ucmd_reserve_fd(ucmd, &get->fd);
+	if (ret)
+		return ret;
+	return migr_ucmd_install_fd(get->fd, get_file(region));
 }
 
 static int device_migration_create(struct migr_ucmd *ucmd)
 {
 	struct migr_migration_create *create = ucmd->cmd;
+	int ret;
 
 	if (create->flags)
 		return -EOPNOTSUPP;
-	return migr_ucmd_respond_file(ucmd, &create->fd,
-				      migr_migration_create(create->role));
+	ret = migr_ucmd_reserve_fd(ucmd, &create->fd);
+	if (ret)
+		return ret;
+	return migr_ucmd_install_fd(create->fd,
+				    migr_migration_create(create->role));
 }
 
 static const struct migr_ioctl_op device_ioctl_ops[] = {

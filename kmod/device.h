@@ -2,6 +2,7 @@
 #ifndef _MIGR_DEVICE_H
 #define _MIGR_DEVICE_H
 
+#include <linux/build_bug.h>
 #include <linux/fs.h>
 #include <linux/stddef.h>
 #include <linux/types.h>
@@ -36,21 +37,22 @@ struct migr_ioctl_op {
 	int (*execute)(struct migr_ucmd *ucmd);
 };
 
+/* Room for the largest structure of the interface. */
+#define MIGR_UCMD_MAX	256
+
 #define MIGR_IOCTL_OP(_cmd, _fn, _struct, _last)				\
 	{									\
 		.cmd = _cmd,							\
-		.size = sizeof(_struct),					\
+		.size = sizeof(_struct) +					\
+			BUILD_BUG_ON_ZERO(sizeof(_struct) > MIGR_UCMD_MAX),	\
 		.min_size = offsetofend(_struct, _last),			\
 		.execute = _fn,							\
 	}
 
-/* Room for the largest structure of the interface. */
-#define MIGR_UCMD_MAX	256
-
 long migr_ioctl(struct file *file, unsigned int cmd, unsigned long arg,
 		const struct migr_ioctl_op *ops, size_t nr_ops);
 int migr_ucmd_respond(struct migr_ucmd *ucmd);
-int migr_ucmd_respond_file(struct migr_ucmd *ucmd, __s32 *fd,
-			   struct file *file);
+int migr_ucmd_reserve_fd(struct migr_ucmd *ucmd, __s32 *fd);
+int migr_ucmd_install_fd(__s32 fd, struct file *file);
 
 #endif /* _MIGR_DEVICE_H */

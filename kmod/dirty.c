@@ -49,10 +49,11 @@ static void mark_chunk(struct migr_tracker *tracker, unsigned long chunk)
 
 static void mark_page(struct migr_tracker *tracker, pgoff_t page)
 {
-	if (test_and_set_bit(page, tracker->dirty))
-		return;
-	atomic_long_inc(&tracker->nr_dirty);
-	atomic_long_inc(&tracker->nr_dirtied);
+	if (!test_and_set_bit(page, tracker->dirty)) {
+		atomic_long_inc(&tracker->nr_dirty);
+		atomic_long_inc(&tracker->nr_dirtied);
+	}
+	/* Who set the page's bit before us may not have come this far yet. */
 	mark_chunk(tracker, chunk_of(page));
 }
 
@@ -61,11 +62,29 @@ static void mark_page(struct migr_tracker *tracker, pgoff_t page)
  * @tracker: the tracker
  * @first: first page
  * @nr: how many, inside the region
+ *
+ * May sleep.
  */
 void migr_tracker_set(struct migr_tracker *tracker, pgoff_t first, pgoff_t nr)
 {
-	while (nr--)
-		mark_page(tracker, first++);
+	pgoff_t end = first + nr;
+
+	while (first < end) {
+		unsigned long *word = tracker->dirty + BIT_WORD(first);
+		unsigned long mask = BITMAP_FIRST_WORD_MASK(first);
+		unsigned long old, set;
+
+		if (BIT_WORD(first) == BIT_WORD(end))
+			mask &= BITMAP_LAST_WORD_MASK(end);
+		old = atomic_long_fetch_or(mask, (atomic_long_t *)word);
+		set = hweight_long(mask & ~old);
+		atomic_long_add(set, &tracker->nr_dirty);
+		atomic_long_add(set, &tracker->nr_dirtied);
+		mark_chunk(tracker, chunk_of(first));
+		first = round_down(first, BITS_PER_LONG) + BITS_PER_LONG;
+		if (first % MIGR_CHUNK_PAGES == 0)
+			cond_resched();
+	}
 }
 
 /**
@@ -148,31 +167,32 @@ static void unfetch_bits(struct migr_tracker *tracker,
 		mark_page(tracker, batch->first + i);
 }
 
-/* The folio of a page of the batch, and how many entries it takes there. */
-static struct folio *batch_folio(const struct migr_batch *batch,
-				 unsigned int i, unsigned int *nr)
+/*
+ * The next folio of a batch from *@pos on, which moves past it; NULL at the end.
+ * @first: out, its first entry; @nr: out, how many it has. They follow each
+ * other but for pages that are not dirty.
+ */
+static struct folio *batch_next(const struct migr_batch *batch,
+				unsigned int *pos, unsigned int *first,
+				unsigned int *nr)
 {
-	struct folio *folio = page_folio(batch->pages[i]);
-	unsigned int j;
+	struct folio *folio = NULL;
 
-	*nr = 0;
-	for (j = i; j < MIGR_CHUNK_PAGES; j++) {
-		if (!batch->pages[j])
+	for (*nr = 0; *pos < MIGR_CHUNK_PAGES; (*pos)++) {
+		struct page *page = batch->pages[*pos];
+
+		if (!page)
 			continue;
-		if (page_folio(batch->pages[j]) != folio)
+		if (!folio) {
+			folio = page_folio(page);
+			*first = *pos;
+		} else if (page_folio(page) != folio) {
 			break;
+		}
 		(*nr)++;
 	}
 	return folio;
 }
-
-#define for_each_batch_folio(i, nr, folio, batch)				\
-	for ((i) = 0; (i) < MIGR_CHUNK_PAGES; (i)++)				\
-		if ((batch)->pages[i] &&					\
-		    (!(i) || !(batch)->pages[(i) - 1] ||			\
-		     page_folio((batch)->pages[i]) !=				\
-		     page_folio((batch)->pages[(i) - 1])))			\
-			if (((folio) = batch_folio(batch, i, &(nr))))
 
 /* Enter the pages of a locked folio that are dirty; takes references. */
 static bool batch_add_folio(struct migr_batch *batch, struct folio *folio)
@@ -210,19 +230,11 @@ static pgoff_t batch_wants(const struct migr_batch *batch, struct folio *folio)
 
 static void batch_unlock(struct migr_batch *batch)
 {
-	struct folio *prev = NULL;
-	unsigned int i;
+	unsigned int pos = 0, first, nr;
+	struct folio *folio;
 
-	for (i = 0; i < MIGR_CHUNK_PAGES; i++) {
-		struct folio *folio;
-
-		if (!batch->pages[i])
-			continue;
-		folio = page_folio(batch->pages[i]);
-		if (folio != prev)
-			folio_unlock(folio);
-		prev = folio;
-	}
+	while ((folio = batch_next(batch, &pos, &first, &nr)))
+		folio_unlock(folio);
 }
 
 /*
@@ -328,10 +340,10 @@ static bool protect_run(struct address_space *mapping, pgoff_t first,
 static void protect(struct migr_tracker *tracker, struct migr_batch *batch)
 {
 	struct address_space *mapping = tracker->region->mapping;
-	unsigned int i, nr, next, from, to;
+	unsigned int pos = 0, first, i, nr, next, from, to;
 	struct folio *folio;
 
-	for_each_batch_folio(i, nr, folio, batch) {
+	while ((folio = batch_next(batch, &pos, &first, &nr))) {
 		/* The entry's dirty bit may be all that says there is data. */
 		folio_mark_dirty(folio);
 		/*
@@ -369,29 +381,34 @@ static void protect(struct migr_tracker *tracker, struct migr_batch *batch)
 static bool folio_is_busy(struct folio *folio, unsigned int ours)
 {
 	int mapcount = migr_folio_mapcount(folio);
+	int refs;
 
 	if (mapcount < 0 || folio_maybe_dma_pinned(folio))
 		return true;
-	return folio_ref_count(folio) >
-	       mapcount + folio_nr_pages(folio) + ours;
+	/* An unmapping in between must not hide somebody's reference. */
+	smp_rmb();
+	refs = folio_ref_count(folio);
+	smp_rmb();
+	if (migr_folio_mapcount(folio) != mapcount)
+		return true;
+	return refs > mapcount + folio_nr_pages(folio) + ours;
 }
 
 static void check_busy(struct migr_tracker *tracker, bool quiesced,
 		       struct migr_batch *batch)
 {
+	unsigned int pos = 0, first, nr;
 	struct folio *folio;
-	unsigned int i, j, nr;
 
-	for_each_batch_folio(i, nr, folio, batch) {
+	while ((folio = batch_next(batch, &pos, &first, &nr))) {
 		if (!folio_is_busy(folio, nr))
 			continue;
 		batch->nr_pinned += nr;
 		if (quiesced)
 			continue;
-		for (j = i; j < MIGR_CHUNK_PAGES; j++)
-			if (batch->pages[j] &&
-			    page_folio(batch->pages[j]) == folio)
-				mark_page(tracker, batch->first + j);
+		for (; first < pos; first++)
+			if (batch->pages[first])
+				mark_page(tracker, batch->first + first);
 	}
 }
 
@@ -418,8 +435,9 @@ void migr_batch_put(struct migr_batch *batch)
  *	as clean
  * @batch: out
  *
- * Once it returns, the pages of the batch may be read. May run on several
- * CPUs at once. Takes folio locks.
+ * Once it returns, the pages of the batch may be read. A chunk must not be
+ * collected by two at once: protect_run() relies on nobody else's cleaning.
+ * Different chunks may. Takes folio locks.
  *
  * Return: 0, with a batch to be put by migr_batch_put(), or -EINTR after a
  * fatal signal, with the bits set again and nothing to be put.
@@ -466,6 +484,7 @@ struct migr_tracker *migr_tracker_start(struct file *region_file)
 	tracker = kzalloc(sizeof(*tracker), GFP_KERNEL_ACCOUNT);
 	if (!tracker)
 		return ERR_PTR(-ENOMEM);
+	mutex_init(&tracker->fetching);
 	tracker->region = region;
 	tracker->nr_chunks = DIV_ROUND_UP(region->nr_pages, MIGR_CHUNK_PAGES);
 	tracker->dirty = kvcalloc(BITS_TO_LONGS(region->nr_pages),
@@ -474,7 +493,11 @@ struct migr_tracker *migr_tracker_start(struct file *region_file)
 				   sizeof(long), GFP_KERNEL_ACCOUNT);
 	if (!tracker->dirty || !tracker->chunks)
 		goto err_free;
-	bitmap_set(tracker->dirty, 0, region->nr_pages);
+	/* More pages than bitmap_set() can count. */
+	memset(tracker->dirty, 0xff,
+	       BITS_TO_LONGS(region->nr_pages) * sizeof(long));
+	tracker->dirty[BIT_WORD(region->nr_pages - 1)] &=
+		BITMAP_LAST_WORD_MASK(region->nr_pages);
 	bitmap_set(tracker->chunks, 0, tracker->nr_chunks);
 	atomic_long_set(&tracker->nr_dirty, region->nr_pages);
 
@@ -485,6 +508,7 @@ struct migr_tracker *migr_tracker_start(struct file *region_file)
 	return tracker;
 
 err_free:
+	mutex_destroy(&tracker->fetching);
 	kvfree(tracker->chunks);
 	kvfree(tracker->dirty);
 	kfree(tracker);
@@ -499,6 +523,7 @@ void migr_tracker_stop(struct migr_tracker *tracker)
 {
 	migr_region_untrack(tracker->region);
 	fput(tracker->file);
+	mutex_destroy(&tracker->fetching);
 	kvfree(tracker->chunks);
 	kvfree(tracker->dirty);
 	kfree(tracker);
@@ -540,7 +565,7 @@ static int tracker_ioctl_fetch(struct migr_ucmd *ucmd)
 	u64 nr_pages = tracker->region->nr_pages;
 	struct migr_batch *batch;
 	pgoff_t page, end;
-	int ret = 0;
+	int ret;
 
 	if (fetch->flags)
 		return -EOPNOTSUPP;
@@ -554,6 +579,11 @@ static int tracker_ioctl_fetch(struct migr_ucmd *ucmd)
 	batch = kvmalloc(sizeof(*batch), GFP_KERNEL);
 	if (!batch)
 		return -ENOMEM;
+	ret = mutex_lock_killable(&tracker->fetching);
+	if (ret) {
+		kvfree(batch);
+		return ret;
+	}
 
 	fetch->dirty_pages = 0;
 	fetch->pinned_pages = 0;
@@ -569,6 +599,7 @@ static int tracker_ioctl_fetch(struct migr_ucmd *ucmd)
 		cond_resched();
 	}
 	kvfree(batch);
+	mutex_unlock(&tracker->fetching);
 	if (!ret)
 		ret = migr_ucmd_respond(ucmd);
 	/* The user cannot tell what had been fetched: let it all be again. */

@@ -5,6 +5,7 @@
 #include <linux/atomic.h>
 #include <linux/bitmap.h>
 #include <linux/mm_types.h>
+#include <linux/mutex.h>
 #include <linux/types.h>
 #include <linux/migr.h>
 
@@ -15,6 +16,7 @@ struct migr_region;
  * struct migr_tracker - which pages of a region have been written
  * @region: the region
  * @file: reference that keeps @region
+ * @fetching: serialises %MIGR_TRACKER_FETCH
  * @nr_chunks: chunks in the region, the last one perhaps short
  * @nr_dirty: how many bits of @dirty are set
  * @nr_dirtied: how often one was set
@@ -30,6 +32,7 @@ struct migr_region;
 struct migr_tracker {
 	struct migr_region *region;
 	struct file *file;
+	struct mutex fetching;
 	unsigned long nr_chunks;
 	atomic_long_t nr_dirty;
 	atomic_long_t nr_dirtied;

@@ -143,18 +143,21 @@ void migr_migration_begin_pass(struct migr_migration *migration, u32 pass)
  */
 void migr_migration_end_pass(struct migr_migration *migration, bool last)
 {
-	struct migr_counts *counts = &migration->in_pass;
-	u64 now = ktime_get_ns();
+	u64 now = ktime_get_ns(), ns;
+	struct migr_counts counts;
+	u32 pass;
 
 	spin_lock(&migration->lock);
-	migration->pass_ns = now - migration->pass_begun_ns;
+	counts = migration->in_pass;
+	pass = migration->pass;
+	ns = now - migration->pass_begun_ns;
+	migration->pass_ns = ns;
 	if (last)
 		migration->total_ns = now - migration->begun_ns;
 	migration->state = last ? MIGR_STATE_COMPLETE : MIGR_STATE_BETWEEN;
 	spin_unlock(&migration->lock);
-	trace_migr_pass_done(migration->pass,
-			     counts->data + counts->zero + counts->hole,
-			     counts->bytes, migration->pass_ns, last);
+	trace_migr_pass_done(pass, counts.data + counts.zero + counts.hole,
+			     counts.bytes, ns, last);
 }
 
 /**
@@ -178,9 +181,8 @@ static int add_region(struct migr_migration *migration, struct file *file,
 
 	if (!region || id >= MIGR_REGIONS_MAX)
 		return -EINVAL;
-	/* What arrives is written, whatever the descriptor's kind of access. */
-	if (migration->role == MIGR_ROLE_DESTINATION &&
-	    !(file->f_mode & FMODE_WRITE))
+	/* The source tracks it, the destination writes to it. */
+	if (!(file->f_mode & FMODE_WRITE))
 		return -EBADF;
 	if (migration->has_stream)
 		return -EBUSY;
@@ -237,14 +239,14 @@ static int migration_ioctl_add_stream(struct migr_ucmd *ucmd)
 		ret = -EINVAL;
 		goto out;
 	}
-	file = migr_stream_create(migration, add->socket_fd,
-				  add->flags & MIGR_STREAM_COPY);
-	ret = PTR_ERR_OR_ZERO(file);
+	ret = migr_ucmd_reserve_fd(ucmd, &add->fd);
 	if (ret)
 		goto out;
+	file = migr_stream_create(migration, add->socket_fd,
+				  add->flags & MIGR_STREAM_COPY);
 	/* Closing the stream is final: there will not be another. */
-	migration->has_stream = true;
-	ret = migr_ucmd_respond_file(ucmd, &add->fd, file);
+	migration->has_stream = !IS_ERR(file);
+	ret = migr_ucmd_install_fd(add->fd, file);
 out:
 	mutex_unlock(&migration->setup);
 	return ret;
@@ -274,6 +276,12 @@ static int start_tracking(struct migr_migration *migration)
 	return 0;
 }
 
+/* A fetch may subtract a page before its writer has added it. */
+static u64 tracker_nr_dirty(struct migr_tracker *tracker)
+{
+	return max(atomic_long_read(&tracker->nr_dirty), 0L);
+}
+
 static int begin_source_pass(struct migr_migration *migration, bool last)
 {
 	struct migr_member *member;
@@ -298,7 +306,7 @@ static int begin_source_pass(struct migr_migration *migration, bool last)
 		bitmap_copy(member->chunks, member->tracker->chunks,
 			    member->nr_chunks);
 		member->cursor = 0;
-		pages += atomic_long_read(&member->tracker->nr_dirty);
+		pages += tracker_nr_dirty(member->tracker);
 		dirtied += atomic_long_read(&member->tracker->nr_dirtied);
 	}
 	spin_lock(&migration->lock);
@@ -332,17 +340,16 @@ static void fill_status(struct migr_migration *migration,
 	u64 now = ktime_get_ns(), dirtied = 0;
 	struct migr_member *member;
 
+	spin_lock(&migration->lock);
 	for_each_member(member, migration) {
 		struct migr_tracker *tracker = READ_ONCE(member->tracker);
 
 		status->total_pages += member->region->nr_pages;
 		if (!tracker)
 			continue;
-		status->dirty_pages += atomic_long_read(&tracker->nr_dirty);
+		status->dirty_pages += tracker_nr_dirty(tracker);
 		dirtied += atomic_long_read(&tracker->nr_dirtied);
 	}
-
-	spin_lock(&migration->lock);
 	status->state = migration->state;
 	status->error = -migration->error;
 	status->passes = migration->pass;
@@ -376,6 +383,8 @@ static int migration_ioctl_status(struct migr_ucmd *ucmd)
 
 	if (status->flags)
 		return -EOPNOTSUPP;
+	if (status->__reserved)
+		return -EINVAL;
 	memset(status, 0, sizeof(*status));
 	status->size = size;
 	fill_status(migration, status);

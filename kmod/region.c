@@ -23,6 +23,7 @@
 #include <linux/shmem_fs.h>
 #include <linux/slab.h>
 #include <linux/userfaultfd_k.h>
+#include <linux/xarray.h>
 
 #include "compat.h"
 #include "device.h"
@@ -44,8 +45,10 @@ static struct vfsmount *shmem_mount __ro_after_init;
 
 /* shmem's operations, which it does not export, and our versions of them. */
 static const struct file_operations *shmem_fops __ro_after_init;
+static const struct inode_operations *shmem_iops __ro_after_init;
 static const struct vm_operations_struct *idle_ops __ro_after_init;
 static struct file_operations region_fops __ro_after_init;
+static struct inode_operations region_iops __ro_after_init;
 static struct dentry_operations region_dops __ro_after_init;
 /* Two alike: the second tells that VM_NOHUGEPAGE was the user's own. */
 static struct vm_operations_struct tracked_ops __ro_after_init;
@@ -89,6 +92,9 @@ static void region_switch_mm(struct migr_region *region, struct mm_struct *mm)
 	VMA_ITERATOR(vmi, mm, 0);
 
 	for_each_vma(vmi, vma) {
+		/* A fork() that failed here: what follows is its parent's. */
+		if (xa_is_zero(vma))
+			break;
 		if (!vma->vm_file || vma->vm_file->f_mapping != region->mapping)
 			continue;
 		if (vma_is_tracked(vma) == region->tracked)
@@ -348,6 +354,20 @@ static long region_fallocate(struct file *file, int mode, loff_t offset,
 	return ret;
 }
 
+/*
+ * The size is fixed: pages must not come and go behind the tracker's back.
+ * Seals would say so too, but a file with F_SEAL_SHRINK is what udmabuf takes
+ * pages of, which it lets user space write to without a fault of ours.
+ */
+static int region_setattr(migr_idmap_t *idmap, struct dentry *dentry,
+			  struct iattr *attr)
+{
+	if (attr->ia_valid & ATTR_SIZE &&
+	    attr->ia_size != i_size_read(d_inode(dentry)))
+		return -EPERM;
+	return shmem_iops->setattr(idmap, dentry, attr);
+}
+
 static int region_ioctl_info(struct migr_ucmd *ucmd)
 {
 	struct migr_region *region = migr_region_from_file(ucmd->file);
@@ -355,7 +375,9 @@ static int region_ioctl_info(struct migr_ucmd *ucmd)
 
 	if (info->flags)
 		return -EOPNOTSUPP;
-	info->flags = READ_ONCE(region->tracked) ? MIGR_REGION_TRACKED : 0;
+	if (info->__reserved)
+		return -EINVAL;
+	info->state = READ_ONCE(region->tracked) ? MIGR_REGION_TRACKED : 0;
 	info->length = (u64)region->nr_pages << PAGE_SHIFT;
 	info->resident = (u64)READ_ONCE(region->mapping->nrpages) << PAGE_SHIFT;
 	info->id = region->id;
@@ -366,18 +388,25 @@ static int region_ioctl_info(struct migr_ucmd *ucmd)
 static int region_ioctl_track(struct migr_ucmd *ucmd)
 {
 	struct migr_region_track *track = ucmd->cmd;
+	int ret;
 
 	if (track->flags)
 		return -EOPNOTSUPP;
 	if (track->__reserved)
 		return -EINVAL;
-	return migr_ucmd_respond_file(ucmd, &track->fd,
-				      migr_tracker_create_file(ucmd->file));
+	/* It slows writers down, and keeps others from tracking. */
+	if (!(ucmd->file->f_mode & FMODE_WRITE))
+		return -EBADF;
+	ret = migr_ucmd_reserve_fd(ucmd, &track->fd);
+	if (ret)
+		return ret;
+	return migr_ucmd_install_fd(track->fd,
+				    migr_tracker_create_file(ucmd->file));
 }
 
 static const struct migr_ioctl_op region_ioctl_ops[] = {
 	MIGR_IOCTL_OP(MIGR_REGION_INFO, region_ioctl_info,
-		      struct migr_region_info, name),
+		      struct migr_region_info, __reserved),
 	MIGR_IOCTL_OP(MIGR_REGION_TRACK, region_ioctl_track,
 		      struct migr_region_track, __reserved),
 };
@@ -480,8 +509,6 @@ struct file *migr_region_create(u64 length, const u8 *name)
 	inode = file_inode(file);
 	dentry = file->f_path.dentry;
 	region->mapping = inode->i_mapping;
-	/* Pages must not come and go behind the tracker's back. */
-	SHMEM_I(inode)->seals = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
 	/*
 	 * One reference of the file, and one of the inode, which refers to our
 	 * operations until region_dentry_release().
@@ -491,6 +518,7 @@ struct file *migr_region_create(u64 length, const u8 *name)
 	dentry->d_fsdata = region;
 	dentry->d_op = &region_dops;
 	inode->i_fop = &region_fops;
+	inode->i_op = &region_iops;
 	file->f_op = &region_fops;
 	/* As an open() would have it. */
 	file->f_mode |= FMODE_LSEEK | FMODE_PREAD | FMODE_PWRITE;
@@ -531,6 +559,10 @@ static int __init region_learn_shmem(void)
 	/* Writes that take no page fault; guest memory has no use for them. */
 	region_fops.write_iter = NULL;
 	region_fops.splice_write = NULL;
+
+	shmem_iops = file_inode(file)->i_op;
+	region_iops = *shmem_iops;
+	region_iops.setattr = region_setattr;
 
 	if (file->f_path.dentry->d_op)
 		region_dops = *file->f_path.dentry->d_op;

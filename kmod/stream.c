@@ -20,6 +20,7 @@
 #include <linux/socket.h>
 #include <linux/uio.h>
 #include <net/sock.h>
+#include <net/tcp_states.h>
 
 #include "compat.h"
 #include "device.h"
@@ -204,10 +205,22 @@ static bool page_is_zero(struct page *page)
 	return zero;
 }
 
+/* A page of a region, brought in or made if need be; with a reference. */
+static struct page *read_page(struct address_space *mapping, pgoff_t index)
+{
+	struct page *page;
+
+	page = shmem_read_mapping_page_gfp(mapping, index,
+					   mapping_gfp_mask(mapping));
+	/* Not to be taken for a step that can be resumed. */
+	return page == ERR_PTR(-EINTR) ? ERR_PTR(-ENOMEM) : page;
+}
+
 /*
  * Sort the pages of a collected chunk into data, zero pages and holes. They
  * may change while we look: then their bits are set again and they are sent
- * again.
+ * again. One that was swapped out when it was collected may have come back by
+ * a read since, which sets no bit: only what is not there at all is a hole.
  */
 static int sort_pages(struct migr_stream *stream, struct migr_member *member)
 {
@@ -221,9 +234,8 @@ static int sort_pages(struct migr_stream *stream, struct migr_member *member)
 		pgoff_t index = batch->first + i;
 		struct page *page = batch->pages[i];
 
-		if (!page && xa_is_value(xa_load(&mapping->i_pages, index))) {
-			page = shmem_read_mapping_page_gfp(mapping, index,
-						mapping_gfp_mask(mapping));
+		if (!page && xa_load(&mapping->i_pages, index)) {
+			page = read_page(mapping, index);
 			if (IS_ERR(page))
 				return PTR_ERR(page);
 			batch->pages[i] = page;
@@ -287,8 +299,10 @@ static int step_claim(struct migr_stream *stream)
 	int ret;
 	u32 id;
 
-	cond_resched();
 	do {
+		cond_resched();
+		if (signal_pending(current))
+			return -ERESTARTSYS;
 		member = migr_migration_claim(migration, &id, &chunk);
 		if (!member) {
 			put_end(stream);
@@ -453,8 +467,7 @@ static int take_pages(struct migr_stream *stream)
 	for_each_set_bit(i, stream->data, MIGR_CHUNK_PAGES) {
 		struct page *page;
 
-		page = shmem_read_mapping_page_gfp(mapping, first + i,
-						   mapping_gfp_mask(mapping));
+		page = read_page(mapping, first + i);
 		if (IS_ERR(page))
 			return PTR_ERR(page);
 		stream->batch.pages[i] = page;
@@ -666,9 +679,19 @@ static int check_socket(const struct socket *sock)
 
 	if (sock->type != SOCK_STREAM)
 		return -EPROTONOSUPPORT;
-	if (sk->sk_family != AF_UNIX && sk->sk_protocol != IPPROTO_TCP)
+	switch (sk->sk_family) {
+	case AF_UNIX:
+		break;
+	case AF_INET:
+	case AF_INET6:
+		if (sk->sk_protocol == IPPROTO_TCP)
+			break;
+		fallthrough;
+	default:
 		return -EPROTONOSUPPORT;
-	return sock->state == SS_CONNECTED ? 0 : -ENOTCONN;
+	}
+	/* Of all three; sock->state lags behind a connect() that did not wait. */
+	return READ_ONCE(sk->sk_state) == TCP_ESTABLISHED ? 0 : -ENOTCONN;
 }
 
 /**

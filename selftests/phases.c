@@ -121,7 +121,7 @@ static void vm_is_well(void)
 		CHECK_EQ(*(__u64 *)mem_page(&vm.mem, i), vm.expected[i]);
 	vm_stop(false);
 	CALL(region_info(vm.mem.fd, &info));
-	CHECK(!(info.flags & MIGR_REGION_TRACKED), "the region is still tracked");
+	CHECK(!(info.state & MIGR_REGION_TRACKED), "the region is still tracked");
 }
 
 /* ---------------------------------------------------------- destination */

@@ -100,8 +100,7 @@ struct migr_info {
  * mapping are gone.
  *
  * EINVAL: @length is 0 or not a multiple of the page size, or @name is not
- * as described. EFBIG: @length is above the limit. ENOMEM: the kernel's
- * overcommit policy refused it.
+ * as described. EFBIG: @length is above the limit.
  */
 struct migr_region_create {
 	__u32 size;
@@ -123,7 +122,8 @@ struct migr_region_create {
  * The region that an mmap() of this open of /dev/migr made, which is how to
  * come by the memory of a VMM that knows nothing of migr.
  *
- * ENOENT: nothing has been mapped through this open.
+ * ENOENT: nothing has been mapped through this open. EBADF: it is not open for
+ * reading and writing.
  */
 struct migr_region_get {
 	__u32 size;
@@ -163,17 +163,19 @@ struct migr_migration_create {
 };
 #define MIGR_MIGRATION_CREATE _IO(MIGR_IOCTL_TYPE, MIGR_CMD_MIGRATION_CREATE)
 
-/* Out flags of struct migr_region_info. */
+/* In state of struct migr_region_info. */
 #define MIGR_REGION_TRACKED	(1u << 0)
 
 /**
  * struct migr_region_info - ioctl(MIGR_REGION_INFO) on a region
  * @size: sizeof(struct migr_region_info)
- * @flags: in, must be 0; out, %MIGR_REGION_TRACKED if writes are tracked now
+ * @flags: must be 0
  * @length: out, bytes
  * @resident: out, bytes in memory now: neither holes nor swapped out
  * @id: out, number of the region, unique until the module is unloaded
  * @name: out, the name it was made with; "" if mmap() made it
+ * @state: out, %MIGR_REGION_TRACKED if writes are tracked now
+ * @__reserved: must be 0
  */
 struct migr_region_info {
 	__u32 size;
@@ -182,6 +184,8 @@ struct migr_region_info {
 	__aligned_u64 resident;
 	__aligned_u64 id;
 	__u8 name[MIGR_NAME_MAX];
+	__u32 state;
+	__u32 __reserved;
 };
 #define MIGR_REGION_INFO _IO(MIGR_IOCTL_TYPE, MIGR_CMD_REGION_INFO)
 
@@ -196,7 +200,8 @@ struct migr_region_info {
  * costs its writers nothing until it has been fetched once. Closing the
  * tracker stops the tracking and makes the region plain shared memory again.
  *
- * EBUSY: tracked already, by another tracker or by a migration.
+ * EBUSY: tracked already, by another tracker or by a migration. EBADF: the
+ * region's descriptor is not open for writing.
  * EINTR: a fatal signal came while waiting for a mapping's lock.
  */
 struct migr_region_track {
@@ -249,7 +254,7 @@ struct migr_tracker_fetch {
  * @id: its number on the wire, below %MIGR_REGIONS_MAX; both sides give the
  *	same memory the same number
  *
- * EBADF: @region_fd is not an open descriptor. EINVAL: it is not a region, or
+ * EBADF: @region_fd is not a descriptor open for writing. EINVAL: it is not a region, or
  * @id is too large. EEXIST: the region, or the number, is in the migration
  * already. EBUSY: a stream has been added already.
  */
@@ -308,7 +313,8 @@ struct migr_migration_add_stream {
  *
  * EINVAL: not a source, or no stream. EBUSY: the pass before has not been
  * carried out, or a region is tracked by someone else. EPIPE: the stream has
- * failed. EALREADY: the last pass has been.
+ * failed. EALREADY: the last pass has been. EINTR: a fatal signal came while
+ * the tracking was being started.
  */
 struct migr_migration_pass {
 	__u32 size;
