@@ -57,11 +57,11 @@ static inline int migr_folio_mapcount(struct folio *folio)
 #endif
 }
 
-/* What setattr() is told about the mount. */
+/* The kind of thing by which setattr() is told how the mount maps ids. */
 #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 3, 0)
-typedef struct user_namespace migr_idmap_t;
+#define migr_idmap user_namespace
 #else
-typedef struct mnt_idmap migr_idmap_t;
+#define migr_idmap mnt_idmap
 #endif
 
 /*

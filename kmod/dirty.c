@@ -33,7 +33,7 @@ module_param(break_rule, uint, 0600);
 MODULE_PARM_DESC(break_rule, "Break this rule of dirty tracking (tests only)");
 #define RULE_BROKEN(n)		(READ_ONCE(break_rule) == (n))
 #else
-#define RULE_BROKEN(n)		false
+#define RULE_BROKEN(n)		((void)(n), false)
 #endif
 
 static unsigned long chunk_of(pgoff_t page)
@@ -388,7 +388,7 @@ static bool folio_is_busy(struct folio *folio, unsigned int ours)
 	/* An unmapping in between must not hide somebody's reference. */
 	smp_rmb();
 	refs = folio_ref_count(folio);
-	smp_rmb();
+	smp_rmb();	/* as above */
 	if (migr_folio_mapcount(folio) != mapcount)
 		return true;
 	return refs > mapcount + folio_nr_pages(folio) + ours;

@@ -32,7 +32,7 @@ struct migr_region;
 struct migr_tracker {
 	struct migr_region *region;
 	struct file *file;
-	struct mutex fetching;
+	struct mutex fetching;	/* one FETCH at a time */
 	unsigned long nr_chunks;
 	atomic_long_t nr_dirty;
 	atomic_long_t nr_dirtied;

@@ -19,18 +19,15 @@
 #include "stream.h"
 #include "trace.h"
 
-#define for_each_member(member, migration)					\
-	for ((member) = (migration)->members;					\
-	     (member) < (migration)->members + MIGR_REGIONS_MAX; (member)++)	\
-		if ((member)->region)
-
 static void migration_free(struct kref *ref)
 {
 	struct migr_migration *migration =
 		container_of(ref, struct migr_migration, ref);
-	struct migr_member *member;
+	unsigned int i;
 
-	for_each_member(member, migration) {
+	for (i = 0; i < migration->nr_members; i++) {
+		struct migr_member *member = &migration->members[i];
+
 		if (member->tracker)
 			migr_tracker_stop(member->tracker);
 		kvfree(member->chunks);
@@ -50,27 +47,45 @@ void migr_migration_put(struct migr_migration *migration)
 }
 
 /**
+ * migr_migration_member() - the member with a number
+ * @migration: the migration
+ * @id: the number, as on the wire
+ *
+ * Return: it, or NULL.
+ */
+struct migr_member *migr_migration_member(struct migr_migration *migration,
+					  u32 id)
+{
+	unsigned int i;
+
+	for (i = 0; i < migration->nr_members; i++)
+		if (migration->members[i].id == id)
+			return &migration->members[i];
+	return NULL;
+}
+
+/**
  * migr_migration_claim() - take a chunk that the pass has left
  * @migration: a source
- * @id: out, number of the region
  * @chunk: out, index of the chunk
  *
  * Return: the region's member, or NULL if all have been claimed.
  */
 struct migr_member *migr_migration_claim(struct migr_migration *migration,
-					 u32 *id, unsigned long *chunk)
+					 unsigned long *chunk)
 {
-	struct migr_member *member;
+	unsigned int i;
 
 	spin_lock(&migration->lock);
-	for_each_member(member, migration) {
+	for (i = 0; i < migration->nr_members; i++) {
+		struct migr_member *member = &migration->members[i];
+
 		member->cursor = find_next_bit(member->chunks,
 					       member->nr_chunks,
 					       member->cursor);
 		if (member->cursor == member->nr_chunks)
 			continue;
 		*chunk = member->cursor++;
-		*id = member - migration->members;
 		__clear_bit(*chunk, member->chunks);
 		spin_unlock(&migration->lock);
 		return member;
@@ -178,6 +193,7 @@ static int add_region(struct migr_migration *migration, struct file *file,
 {
 	struct migr_region *region = migr_region_from_file(file);
 	struct migr_member *member;
+	unsigned int i;
 
 	if (!region || id >= MIGR_REGIONS_MAX)
 		return -EINVAL;
@@ -186,16 +202,20 @@ static int add_region(struct migr_migration *migration, struct file *file,
 		return -EBADF;
 	if (migration->has_stream)
 		return -EBUSY;
-	for_each_member(member, migration)
-		if (member->region == region)
+	for (i = 0; i < migration->nr_members; i++)
+		if (migration->members[i].region == region)
 			return -EEXIST;
-	member = &migration->members[id];
-	if (member->region)
+	if (migr_migration_member(migration, id))
 		return -EEXIST;
+	member = &migration->members[migration->nr_members];
+	member->id = id;
 	member->nr_chunks = DIV_ROUND_UP(region->nr_pages, MIGR_CHUNK_PAGES);
 	member->file = get_file(file);
 	member->region = region;
+	/* STATUS looks at all there are. */
+	spin_lock(&migration->lock);
 	migration->nr_members++;
+	spin_unlock(&migration->lock);
 	return 0;
 }
 
@@ -254,9 +274,10 @@ out:
 
 static int start_tracking(struct migr_migration *migration)
 {
-	struct migr_member *member;
+	unsigned int i;
 
-	for_each_member(member, migration) {
+	for (i = 0; i < migration->nr_members; i++) {
+		struct migr_member *member = &migration->members[i];
 		struct migr_tracker *tracker;
 
 		/* Those of an earlier attempt that got only some of the way. */
@@ -284,7 +305,7 @@ static u64 tracker_nr_dirty(struct migr_tracker *tracker)
 
 static int begin_source_pass(struct migr_migration *migration, bool last)
 {
-	struct migr_member *member;
+	unsigned int i;
 	u64 pages = 0, dirtied = 0;
 	int ret;
 
@@ -302,7 +323,9 @@ static int begin_source_pass(struct migr_migration *migration, bool last)
 	if (ret)
 		return ret;
 
-	for_each_member(member, migration) {
+	for (i = 0; i < migration->nr_members; i++) {
+		struct migr_member *member = &migration->members[i];
+
 		bitmap_copy(member->chunks, member->tracker->chunks,
 			    member->nr_chunks);
 		member->cursor = 0;
@@ -338,10 +361,11 @@ static void fill_status(struct migr_migration *migration,
 	struct migr_counts *total = &migration->total;
 	struct migr_counts *in_pass = &migration->in_pass;
 	u64 now = ktime_get_ns(), dirtied = 0;
-	struct migr_member *member;
+	unsigned int i;
 
 	spin_lock(&migration->lock);
-	for_each_member(member, migration) {
+	for (i = 0; i < migration->nr_members; i++) {
+		struct migr_member *member = &migration->members[i];
 		struct migr_tracker *tracker = READ_ONCE(member->tracker);
 
 		status->total_pages += member->region->nr_pages;

@@ -14,8 +14,9 @@ struct migr_tracker;
 
 /**
  * struct migr_member - a region in a migration
+ * @id: its number on the wire
  * @file: reference that keeps the region
- * @region: the region, NULL if this number is not in use
+ * @region: the region
  * @tracker: source: its tracker, from the first pass on
  * @chunks: source: chunks of the current pass that nobody has claimed;
  *	changed under &migr_migration.lock
@@ -23,6 +24,7 @@ struct migr_tracker;
  * @cursor: source: no bit of @chunks is set below it
  */
 struct migr_member {
+	u32 id;
 	struct file *file;
 	struct migr_region *region;
 	struct migr_tracker *tracker;
@@ -52,8 +54,8 @@ struct migr_counts {
  * @ref: held by its file and its stream
  * @role: an enum migr_role
  * @setup: serialises adding regions and streams, and beginning a pass
- * @members: the regions by their number; fixed once there is a stream
- * @nr_members: how many are in use
+ * @members: the regions; fixed once there is a stream
+ * @nr_members: how many; changed under @setup and @lock
  * @has_stream: a stream has been added; under @setup
  * @lock: protects all below
  * @state: an enum migr_state
@@ -72,12 +74,12 @@ struct migr_counts {
 struct migr_migration {
 	struct kref ref;
 	u32 role;
-	struct mutex setup;
+	struct mutex setup;	/* of what takes part */
 	struct migr_member members[MIGR_REGIONS_MAX];
 	unsigned int nr_members;
 	bool has_stream;
 
-	spinlock_t lock;
+	spinlock_t lock;	/* of all that follows */
 	u32 state;
 	int error;
 	u32 pass;
@@ -94,8 +96,10 @@ struct migr_migration {
 
 struct file *migr_migration_create(u32 role);
 void migr_migration_put(struct migr_migration *migration);
+struct migr_member *migr_migration_member(struct migr_migration *migration,
+					  u32 id);
 struct migr_member *migr_migration_claim(struct migr_migration *migration,
-					 u32 *id, unsigned long *chunk);
+					 unsigned long *chunk);
 void migr_migration_unclaim(struct migr_migration *migration,
 			    struct migr_member *member, unsigned long chunk);
 void migr_migration_count(struct migr_migration *migration,

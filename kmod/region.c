@@ -88,8 +88,8 @@ static void vma_untrack(struct vm_area_struct *vma)
 /* Give the mappings in @mm the mode of the moment; mmap lock held for writing. */
 static void region_switch_mm(struct migr_region *region, struct mm_struct *mm)
 {
-	struct vm_area_struct *vma;
 	VMA_ITERATOR(vmi, mm, 0);
+	struct vm_area_struct *vma;
 
 	for_each_vma(vmi, vma) {
 		/* A fork() that failed here: what follows is its parent's. */
@@ -300,11 +300,7 @@ static int region_note_mm(struct migr_region *region, struct mm_struct *mm)
 		else if (!atomic_read(&entry->mm->mm_users))
 			list_move(&entry->node, &dead);
 	}
-	if (known) {
-		list_add(&new->node, &dead);
-	} else {
-		list_add(&new->node, &region->mms);
-	}
+	list_add(&new->node, known ? &dead : &region->mms);
 	mmgrab(mm);
 	new->mm = mm;
 	spin_unlock(&region->mms_lock);
@@ -359,7 +355,7 @@ static long region_fallocate(struct file *file, int mode, loff_t offset,
  * Seals would say so too, but a file with F_SEAL_SHRINK is what udmabuf takes
  * pages of, which it lets user space write to without a fault of ours.
  */
-static int region_setattr(migr_idmap_t *idmap, struct dentry *dentry,
+static int region_setattr(struct migr_idmap *idmap, struct dentry *dentry,
 			  struct iattr *attr)
 {
 	if (attr->ia_valid & ATTR_SIZE &&

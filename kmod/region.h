@@ -44,10 +44,10 @@ struct migr_region {
 	pgoff_t nr_pages;
 	u64 id;
 	char name[MIGR_NAME_MAX];
-	struct mutex lock;
+	struct mutex lock;	/* of the mode */
 	struct migr_tracker *tracker;
 	bool tracked;
-	spinlock_t mms_lock;
+	spinlock_t mms_lock;	/* of mms */
 	struct list_head mms;
 	struct rcu_head rcu;
 };

@@ -38,7 +38,7 @@
  * @STEP_SEND_HEAD: source: send a chunk's header and masks
  * @STEP_SEND_PAGES: source: send its pages
  * @STEP_SEND_END: source: send the end of the pass
- * @STEP_RECV_ACK: source: wait for the acknowledgement
+ * @STEP_RECV_ACK: source: wait for the acknowledgment
  * @STEP_RECV_HEAD: destination: receive a header
  * @STEP_RECV_MASKS: destination: receive a chunk's masks
  * @STEP_RECV_PAGES: destination: receive its pages
@@ -86,7 +86,7 @@ struct migr_stream {
 	struct migr_migration *migration;
 	struct socket *sock;
 	bool copy;
-	struct mutex run;
+	struct mutex run;	/* held while it runs */
 	enum stream_step step;
 	u32 pass;
 	u64 pass_chunks;
@@ -297,13 +297,12 @@ static int step_claim(struct migr_stream *stream)
 	unsigned long chunk;
 	pgoff_t first;
 	int ret;
-	u32 id;
 
 	do {
 		cond_resched();
 		if (signal_pending(current))
 			return -ERESTARTSYS;
-		member = migr_migration_claim(migration, &id, &chunk);
+		member = migr_migration_claim(migration, &chunk);
 		if (!member) {
 			put_end(stream);
 			return 0;
@@ -329,7 +328,7 @@ static int step_claim(struct migr_stream *stream)
 		return ret;
 	stream->frame = (struct migr_wire_frame) {
 		.type = MIGR_WIRE_CHUNK,
-		.region = id,
+		.region = member->id,
 		.pass = migration->pass,
 		.value = chunk,
 	};
@@ -432,10 +431,8 @@ static int step_recv_head(struct migr_stream *stream)
 	stream->counts.bytes = sizeof(stream->head.hdr) + frame->length;
 	switch (frame->type) {
 	case MIGR_WIRE_CHUNK:
-		if (frame->region >= MIGR_REGIONS_MAX)
-			return -EPROTO;
-		stream->member = &migration->members[frame->region];
-		if (!stream->member->region ||
+		stream->member = migr_migration_member(migration, frame->region);
+		if (!stream->member ||
 		    frame->value >= stream->member->nr_chunks)
 			return -EPROTO;
 		stream_set_iter(stream, ITER_DEST, &stream->head.masks,

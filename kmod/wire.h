@@ -27,7 +27,7 @@ enum migr_wire_type {
 };
 
 /* Flags of PASS_END and PASS_ACK. */
-#define MIGR_WIRE_LAST		(1U << 0)
+#define MIGR_WIRE_LAST		0x1
 
 /**
  * struct migr_wire_hdr - begins every frame

@@ -83,6 +83,7 @@ struct migr_info {
 	__u32 chunk_pages;
 	__aligned_u64 region_max;
 };
+
 #define MIGR_INFO _IO(MIGR_IOCTL_TYPE, MIGR_CMD_INFO)
 
 /**
@@ -110,6 +111,7 @@ struct migr_region_create {
 	__s32 fd;
 	__u32 __reserved;
 };
+
 #define MIGR_REGION_CREATE _IO(MIGR_IOCTL_TYPE, MIGR_CMD_REGION_CREATE)
 
 /**
@@ -131,6 +133,7 @@ struct migr_region_get {
 	__s32 fd;
 	__u32 __reserved;
 };
+
 #define MIGR_REGION_GET _IO(MIGR_IOCTL_TYPE, MIGR_CMD_REGION_GET)
 
 /**
@@ -161,6 +164,7 @@ struct migr_migration_create {
 	__u32 role;
 	__s32 fd;
 };
+
 #define MIGR_MIGRATION_CREATE _IO(MIGR_IOCTL_TYPE, MIGR_CMD_MIGRATION_CREATE)
 
 /* In state of struct migr_region_info. */
@@ -187,6 +191,7 @@ struct migr_region_info {
 	__u32 state;
 	__u32 __reserved;
 };
+
 #define MIGR_REGION_INFO _IO(MIGR_IOCTL_TYPE, MIGR_CMD_REGION_INFO)
 
 /**
@@ -210,6 +215,7 @@ struct migr_region_track {
 	__s32 fd;
 	__u32 __reserved;
 };
+
 #define MIGR_REGION_TRACK _IO(MIGR_IOCTL_TYPE, MIGR_CMD_REGION_TRACK)
 
 /**
@@ -244,6 +250,7 @@ struct migr_tracker_fetch {
 	__aligned_u64 dirty_pages;
 	__aligned_u64 pinned_pages;
 };
+
 #define MIGR_TRACKER_FETCH _IO(MIGR_IOCTL_TYPE, MIGR_CMD_TRACKER_FETCH)
 
 /**
@@ -264,6 +271,7 @@ struct migr_migration_add_region {
 	__s32 region_fd;
 	__u32 id;
 };
+
 #define MIGR_MIGRATION_ADD_REGION _IO(MIGR_IOCTL_TYPE, MIGR_CMD_MIGRATION_ADD_REGION)
 
 /* In flags of struct migr_migration_add_stream. */
@@ -291,6 +299,7 @@ struct migr_migration_add_stream {
 	__s32 socket_fd;
 	__s32 fd;
 };
+
 #define MIGR_MIGRATION_ADD_STREAM _IO(MIGR_IOCTL_TYPE, MIGR_CMD_MIGRATION_ADD_STREAM)
 
 /* In flags of struct migr_migration_pass. */
@@ -320,6 +329,7 @@ struct migr_migration_pass {
 	__u32 size;
 	__u32 flags;
 };
+
 #define MIGR_MIGRATION_PASS _IO(MIGR_IOCTL_TYPE, MIGR_CMD_MIGRATION_PASS)
 
 /**
@@ -354,7 +364,7 @@ enum migr_state {
  *	destination
  * @pinned_pages: out, pages left dirty because DMA may still write them, each
  *	time it happened; in the last pass, pages sent although they looked pinned
- * @wire_bytes: out, bytes sent and received, headers and acknowledgements included
+ * @wire_bytes: out, bytes sent and received, headers and acknowledgments included
  * @dirty_pages: out, source: pages dirty now, that is, left to send; before the
  *	first pass every page
  * @pass_pages: out, pages dirty when the current or latest pass began
@@ -362,9 +372,9 @@ enum migr_state {
  *	in any form
  * @pass_dirtied_pages: out, pages that became dirty since that pass began
  * @pass_wire_bytes: out, bytes of that pass
- * @pass_ns: out, nanoseconds that pass has taken, until its acknowledgement
+ * @pass_ns: out, nanoseconds that pass has taken, until its acknowledgment
  * @total_ns: out, nanoseconds from the first pass's begin to now, or to the
- *	last pass's acknowledgement
+ *	last pass's acknowledgment
  *
  * All of it is counted by the kernel as it happens and read without stopping
  * anything; fields may be some pages apart from each other during a run.
@@ -390,6 +400,7 @@ struct migr_migration_status {
 	__aligned_u64 pass_ns;
 	__aligned_u64 total_ns;
 };
+
 #define MIGR_MIGRATION_STATUS _IO(MIGR_IOCTL_TYPE, MIGR_CMD_MIGRATION_STATUS)
 
 /**
@@ -416,6 +427,7 @@ struct migr_stream_run {
 	__u32 size;
 	__u32 flags;
 };
+
 #define MIGR_STREAM_RUN _IO(MIGR_IOCTL_TYPE, MIGR_CMD_STREAM_RUN)
 
 #endif /* _UAPI_LINUX_MIGR_H */
