@@ -12,6 +12,7 @@
 prefix ?= /usr/local
 libdir ?= $(prefix)/lib
 includedir ?= $(prefix)/include
+mandir ?= $(prefix)/share/man
 KDIR ?= /lib/modules/$(shell uname -r)/build
 
 CC = gcc
@@ -39,7 +40,7 @@ all: lib tools
 
 lib_objects := $(patsubst lib/%.c,$B/lib/%.o,$(wildcard lib/*.c))
 # Linked into the tools statically, so that they run from the build folder.
-libs := -ljansson -lxxhash -lpthread
+libs := -ljansson -lpthread
 
 lib: $B/lib/libmigr.a $B/lib/libmigr.so $B/lib/libmigr.pc
 
@@ -126,6 +127,9 @@ install: all
 	install -m 644 $B/lib/libmigr.pc $(DESTDIR)$(libdir)/pkgconfig/
 	install -m 644 lib/migr.h $(DESTDIR)$(includedir)/
 	install -m 644 uapi/linux/migr.h $(DESTDIR)$(includedir)/linux/
+	install -d $(DESTDIR)$(mandir)/man1 $(DESTDIR)$(mandir)/man3
+	install -m 644 Documentation/man/*.1 $(DESTDIR)$(mandir)/man1/
+	install -m 644 Documentation/man/*.3 $(DESTDIR)$(mandir)/man3/
 	@[ ! -e $B/kmod/migr.ko ] || $(MAKE) --no-print-directory -C $(KDIR) \
 		M=$(CURDIR)/$B/kmod modules_install \
 		$(if $(DESTDIR),INSTALL_MOD_PATH=$(DESTDIR))
@@ -138,7 +142,7 @@ selftest_programs := $(patsubst selftests/%.c,$B/selftests/%,$(wildcard selftest
 unit_programs := $(patsubst lib/tests/%.c,$B/unit/lib-%,$(wildcard lib/tests/*.c)) \
 	$(patsubst tools/tests/%.c,$B/unit/tools-%,$(wildcard tools/tests/*.c))
 
-selftests: $(selftest_programs) $B/vm/hold_tracker
+selftests: $(selftest_programs) $B/vm/hold_tracker $B/vm/hold_kvm
 unit: $(unit_programs)
 
 $B/selftests/%: selftests/%.c $B/lib/libmigr.a
@@ -200,7 +204,7 @@ check: deps kernels
 	$(Q)selftests/run $(TESTS)
 
 demo: deps kernels
-	$(Q)$(MAKE) --no-print-directory all modules guest
+	$(Q)$(MAKE) --no-print-directory all modules guest $B/vm/hold_kvm
 	$(Q)selftests/vm/demo
 
 lint: deps kernels

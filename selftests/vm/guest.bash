@@ -22,7 +22,7 @@ guest_command() {
 await_line() {
 	local file=$1 pattern=$2 seconds=$3 pid=${4:-} end=$((SECONDS + $3))
 
-	until grep -qE "$pattern" "$file" 2>/dev/null; do
+	until grep -aqE "$pattern" "$file" 2>/dev/null; do
 		if [ -n "$pid" ] && ! kill -0 "$pid" 2>/dev/null; then
 			echo "process $pid ended without '$pattern' in $file:" >&2
 			tail -n 5 "$file" >&2
@@ -39,7 +39,7 @@ await_line() {
 
 # A counter in the console's latest heartbeat. Arguments: console, its name.
 beat() {
-	grep '^guest: up=.* errors=' "$1" 2>/dev/null | tail -n 1 |
+	grep -a '^guest: up=.* errors=' "$1" 2>/dev/null | tail -n 1 |
 		sed -n "s/.*[ :]$2=\([0-9]*\).*/\1/p"
 }
 
@@ -53,9 +53,9 @@ guest_is_well() {
 	since=$(beat "$console" $field)
 	while :; do
 		errors=$(beat "$console" errors)
-		if [ "${errors:-0}" -ne 0 ] || grep -q 'guest: error' "$console"; then
+		if [ "${errors:-0}" -ne 0 ] || grep -aq 'guest: error' "$console"; then
 			echo "the guest's check found errors:" >&2
-			grep 'guest: error' "$console" | head -n 5 >&2
+			grep -a 'guest: error' "$console" | head -n 5 >&2
 			return 1
 		fi
 		now=$(beat "$console" $field)
@@ -71,6 +71,6 @@ guest_is_well() {
 
 # A field of the last JSON object of a type. Arguments: file, type, field.
 json_field() {
-	grep "\"type\":\"$2\"" "$1" 2>/dev/null | tail -n 1 |
+	grep -a "\"type\":\"$2\"" "$1" 2>/dev/null | tail -n 1 |
 		sed -n "s/.*\"$3\":\(\"[^\"]*\"\|[^,}]*\).*/\1/p" | tr -d '"'
 }

@@ -1,0 +1,295 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+/*
+ * One side of a migration in the kernel: its regions, its stream, and the
+ * thread that runs the stream.
+ *
+ * The thread owns nothing but the call of MIGR_STREAM_RUN; it leaves the result
+ * in run_error before it signals done_fd, and is joined before that is read.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "internal.h"
+
+static void close_fd(int *fd)
+{
+	if (*fd >= 0)
+		close(*fd);
+	*fd = -1;
+}
+
+int migration_init(struct migration *g, struct migr *m, struct error *e)
+{
+	g->m = m;
+	g->error = e;
+	g->fd = -1;
+	g->stream = -1;
+	g->socket = -1;
+	g->running = false;
+	g->nr_regions = 0;
+	g->done_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	return g->done_fd < 0 ? -errno : 0;
+}
+
+void migration_reset(struct migration *g)
+{
+	migration_stop(g);
+	close_fd(&g->stream);
+	close_fd(&g->fd);
+	close_fd(&g->socket);
+	while (g->nr_regions)
+		close(g->regions[--g->nr_regions].fd);
+}
+
+void migration_destroy(struct migration *g)
+{
+	migration_reset(g);
+	close_fd(&g->done_fd);
+}
+
+struct migration_region *migration_region(struct migration *g, uint32_t id)
+{
+	for (uint32_t i = 0; i < g->nr_regions; i++)
+		if (g->regions[i].id == id)
+			return &g->regions[i];
+	return NULL;
+}
+
+int migration_add_region(struct migration *g, int region, uint32_t id, const char *name)
+{
+	struct migration_region *r = &g->regions[g->nr_regions];
+	struct migr_region_info info = { .size = sizeof(info) };
+	int error;
+
+	if (id >= MIGR_REGIONS_MAX)
+		return error_set(g->error, -EINVAL, "region number %u is too large (at most %u)",
+				 id, MIGR_REGIONS_MAX - 1);
+	if (migration_region(g, id))
+		return error_set(g->error, -EEXIST, "there is a region %u already", id);
+	if (ioctl(region, MIGR_REGION_INFO, &info) < 0) {
+		error = errno;
+		return error_set(g->error, -error, "descriptor %d is not a region: %s", region,
+				 strerror(error));
+	}
+	r->fd = fcntl(region, F_DUPFD_CLOEXEC, 0);
+	if (r->fd < 0) {
+		error = errno;
+		return error_set(g->error, -error, "cannot duplicate a region: %s",
+				 strerror(error));
+	}
+	r->id = id;
+	r->length = info.length;
+	snprintf(r->name, sizeof(r->name), "%s", name);
+	g->nr_regions++;
+	return 0;
+}
+
+uint64_t migration_ram_bytes(const struct migration *g)
+{
+	uint64_t bytes = 0;
+
+	for (uint32_t i = 0; i < g->nr_regions; i++)
+		bytes += g->regions[i].length;
+	return bytes;
+}
+
+int migration_create(struct migration *g, enum migr_role role)
+{
+	struct migr_migration_create create = { .size = sizeof(create), .role = role };
+	int error;
+
+	if (ioctl(g->m->fd, MIGR_MIGRATION_CREATE, &create) < 0) {
+		error = errno;
+		return error_set(g->error, -error, "the kernel refused a migration: %s",
+				 strerror(error));
+	}
+	g->fd = create.fd;
+	for (uint32_t i = 0; i < g->nr_regions; i++) {
+		struct migr_migration_add_region add = {
+			.size = sizeof(add),
+			.region_fd = g->regions[i].fd,
+			.id = g->regions[i].id,
+		};
+
+		if (!ioctl(g->fd, MIGR_MIGRATION_ADD_REGION, &add))
+			continue;
+		error = errno;
+		return error_set(g->error, -error, "the kernel refused region %u '%s': %s", add.id,
+				 g->regions[i].name, strerror(error));
+	}
+	return 0;
+}
+
+/* Takes the socket over, whatever comes of it. */
+int migration_add_stream(struct migration *g, int socket, uint32_t flags)
+{
+	struct migr_migration_add_stream add = {
+		.size = sizeof(add),
+		.flags = flags,
+		.socket_fd = socket,
+	};
+	int error;
+
+	g->socket = socket;
+	if (ioctl(g->fd, MIGR_MIGRATION_ADD_STREAM, &add) < 0) {
+		error = errno;
+		return error_set(g->error, -error, "the kernel refused the stream: %s",
+				 strerror(error));
+	}
+	g->stream = add.fd;
+	return 0;
+}
+
+int migration_pass(struct migration *g, uint32_t flags)
+{
+	struct migr_migration_pass pass = { .size = sizeof(pass), .flags = flags };
+	int error;
+
+	if (!ioctl(g->fd, MIGR_MIGRATION_PASS, &pass))
+		return 0;
+	error = errno;
+	if (error == EBUSY)
+		return error_set(g->error, -error,
+				 "the writes to this memory are tracked already: is it being migrated or backed up?");
+	return error_set(g->error, -error, "the kernel refused a pass: %s", strerror(error));
+}
+
+int migration_status(struct migration *g, struct migr_migration_status *status)
+{
+	int error;
+
+	*status = (struct migr_migration_status){ .size = sizeof(*status) };
+	if (!ioctl(g->fd, MIGR_MIGRATION_STATUS, status))
+		return 0;
+	error = errno;
+	return error_set(g->error, -error, "cannot read the state of the migration: %s",
+			 strerror(error));
+}
+
+int migration_digest(struct migration *g, struct migr_digest *digest)
+{
+	struct migr_digest digests[MIGR_REGIONS_MAX];
+	struct migration_region *r;
+	uint32_t id, n = 0;
+	int error;
+
+	for (id = 0; id < MIGR_REGIONS_MAX; id++) {
+		r = migration_region(g, id);
+		if (!r)
+			continue;
+		error = digest_region(r->fd, g->m->info.page_size, &digests[n++]);
+		if (error)
+			return error_set(g->error, error, "cannot read region %u '%s' for its digest: %s",
+					 id, r->name, strerror(-error));
+	}
+	digest_combine(digests, n, digest);
+	return 0;
+}
+
+static void *run_stream(void *arg)
+{
+	struct migr_stream_run run = { .size = sizeof(run) };
+	struct migration *g = arg;
+	int ret;
+
+	do {
+		ret = ioctl(g->stream, MIGR_STREAM_RUN, &run);
+	} while (ret < 0 && errno == EINTR);
+	g->run_error = ret < 0 ? -errno : 0;
+	eventfd_write(g->done_fd, 1);
+	return NULL;
+}
+
+int migration_start(struct migration *g)
+{
+	sigset_t all, old;
+	int error;
+
+	sigfillset(&all);
+	pthread_sigmask(SIG_BLOCK, &all, &old);
+	error = pthread_create(&g->thread, NULL, run_stream, g);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	if (error)
+		return error_set(g->error, -error, "cannot make a thread for the stream: %s",
+				 strerror(error));
+	g->running = true;
+	return 0;
+}
+
+static int run_failed(struct migration *g, int error)
+{
+	switch (error) {
+	case -EPROTO:
+		return error_set(g->error, error, "the peer sent a bad frame on the stream");
+	case -EPROTONOSUPPORT:
+		return error_set(g->error, error, "the peer's kernel module speaks another version of the stream");
+	case -EPIPE:
+	case -ECONNRESET:
+		return error_set(g->error, -ECONNRESET, "the stream's connection was closed by the peer");
+	case -ETIMEDOUT:
+	case -EAGAIN:
+		return error_set(g->error, -ETIMEDOUT, "nothing moved on the stream for too long");
+	case -ENOMEM:
+	case -ENOSPC:
+		return error_set(g->error, error, "no memory for the pages: %s", strerror(-error));
+	default:
+		return error_set(g->error, error, "the stream failed: %s", strerror(-error));
+	}
+}
+
+int migration_join(struct migration *g)
+{
+	eventfd_t value;
+
+	pthread_join(g->thread, NULL);
+	g->running = false;
+	eventfd_read(g->done_fd, &value);
+	return g->run_error ? run_failed(g, g->run_error) : 0;
+}
+
+void migration_stop(struct migration *g)
+{
+	eventfd_t value;
+
+	if (!g->running)
+		return;
+	shutdown(g->socket, SHUT_RDWR);
+	pthread_join(g->thread, NULL);
+	g->running = false;
+	eventfd_read(g->done_fd, &value);
+}
+
+bool run_cancel(atomic_int *state, int cancel_fd)
+{
+	int going = RUN_GOING, idle = RUN_IDLE;
+
+	if (!atomic_compare_exchange_strong(state, &going, RUN_CANCELLED) &&
+	    !atomic_compare_exchange_strong(state, &idle, RUN_CANCELLED))
+		return false;
+	eventfd_write(cancel_fd, 1);
+	return true;
+}
+
+const char *migr_phase_name(enum migr_phase phase)
+{
+	static const char *const names[] = {
+		[MIGR_PHASE_CONNECT] = "connect",
+		[MIGR_PHASE_PREPARE] = "prepare",
+		[MIGR_PHASE_PASSES] = "passes",
+		[MIGR_PHASE_PAUSE] = "pause",
+		[MIGR_PHASE_LAST_PASS] = "last-pass",
+		[MIGR_PHASE_VERIFY] = "verify",
+		[MIGR_PHASE_STATE] = "state",
+		[MIGR_PHASE_COMMIT] = "commit",
+		[MIGR_PHASE_DONE] = "done",
+	};
+
+	return (unsigned int)phase < sizeof(names) / sizeof(*names) ? names[phase] : "?";
+}

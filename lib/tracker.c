@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+/*
+ * Write tracking of a region, without a migration.
+ */
+#include <errno.h>
+#include <string.h>
+#include <sys/ioctl.h>
+
+#include "internal.h"
+
+int migr_tracker_start(struct migr *m, int region)
+{
+	struct migr_region_track a = { .size = sizeof(a) };
+	int error;
+
+	if (!ioctl(region, MIGR_REGION_TRACK, &a))
+		return a.fd;
+	error = errno;
+	if (error == EBUSY)
+		return error_set(&m->error, -error,
+				 "the writes to this region are tracked already, by a tracker or a migration");
+	return error_set(&m->error, -error, "cannot track a region: %s", strerror(error));
+}
+
+int migr_tracker_fetch(struct migr *m, int tracker, uint64_t first, uint64_t count,
+		       uint64_t *bitmap, uint64_t *dirty, uint64_t *pinned)
+{
+	struct migr_tracker_fetch a = {
+		.size = sizeof(a),
+		.first_page = first,
+		.nr_pages = count,
+		.bitmap = (uintptr_t)bitmap,
+	};
+	int error;
+
+	if (ioctl(tracker, MIGR_TRACKER_FETCH, &a)) {
+		error = errno;
+		return error_set(&m->error, -error,
+				 "cannot fetch what was written of pages %llu to %llu: %s",
+				 (unsigned long long)first, (unsigned long long)(first + count),
+				 strerror(error));
+	}
+	if (dirty)
+		*dirty = a.dirty_pages;
+	if (pinned)
+		*pinned = a.pinned_pages;
+	return 0;
+}

@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Guardians: processes that wait for word from us, and act if we end without
+ * one, kill -9 included.
+ *
+ * Between us and a VMM that we start for a VM that arrives stands one that
+ * kills the VMM, so that a half-arrived VM never stays behind. Released, the
+ * VMM belongs to nobody but init, in a session of its own. Beside a VM that
+ * leaves stands one that lets it go on.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "tool.h"
+
+static void default_signals(void)
+{
+	static const int changed[] = { SIGINT, SIGTERM, SIGHUP, SIGPIPE };
+
+	for (size_t i = 0; i < sizeof(changed) / sizeof(*changed); i++)
+		signal(changed[i], SIG_DFL);
+}
+
+static void run_vmm(char *const *argv, int control_fd, bool stdout_to_stderr)
+{
+	struct text path, error;
+	char **command;
+
+	default_signals();
+	if (stdout_to_stderr)
+		dup2(STDERR_FILENO, STDOUT_FILENO);
+	fcntl(control_fd, F_SETFD, 0);
+	command = NULL;
+	if (vm_qmp_path(getpid(), &path, &error))
+		command = command_on_migr(argv, path.s, control_fd, &error);
+	if (command) {
+		execvp(command[0], command);
+		text_set(&error, "cannot run %s: %s", command[0], strerror(errno));
+	}
+	complain("%s", error.s);
+	_exit(127);
+}
+
+/* Keep nothing but the post: returns the descriptor that word comes by. */
+static int man_post(int fd)
+{
+	int null = open("/dev/null", O_RDWR);
+
+	signal(SIGINT, SIG_IGN);
+	signal(SIGTERM, SIG_IGN);
+	signal(SIGHUP, SIG_IGN);
+	for (int i = 0; i < 3; i++)
+		dup2(null, i);
+	dup2(fd, 3);
+	close_range(4, ~0u, 0);
+	return 3;
+}
+
+static bool word_came(int fd)
+{
+	char word;
+	ssize_t n;
+
+	do {
+		n = recv(fd, &word, 1, 0);
+	} while (n < 0 && errno == EINTR);
+	return n == 1;
+}
+
+static void guard_vmm(pid_t pid, int guard_fd)
+{
+	struct pollfd p[2] = {
+		{ .fd = guard_fd, .events = POLLIN },
+		{ .fd = syscall(SYS_pidfd_open, pid, 0), .events = POLLIN },
+	};
+	struct text path, error;
+
+	while (poll(p, 2, -1) < 0 && errno == EINTR)
+		;
+	if (p[0].revents && word_came(guard_fd))
+		_exit(0);
+	kill(pid, SIGKILL);
+	waitpid(pid, NULL, 0);
+	/* Killed, it could not do this itself. */
+	if (vm_qmp_path(pid, &path, &error))
+		unlink(path.s);
+	_exit(0);
+}
+
+/* In the guardian's process: start the VMM, then keep nothing but our post. */
+static void guardian(int guard_fd, char *const *argv, int control_fd, bool stdout_to_stderr)
+{
+	pid_t pid;
+
+	setsid();
+	pid = fork();
+	if (!pid)
+		run_vmm(argv, control_fd, stdout_to_stderr);
+	if (send(guard_fd, &pid, sizeof(pid), MSG_NOSIGNAL) != sizeof(pid) || pid < 0) {
+		if (pid > 0)
+			kill(pid, SIGKILL);
+		_exit(1);
+	}
+	guard_vmm(pid, man_post(guard_fd));
+}
+
+bool child_start(struct child *c, char *const *argv, bool stdout_to_stderr,
+		 struct text *error)
+{
+	int guard_fds[2] = { -1, -1 }, control_fds[2] = { -1, -1 };
+
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, guard_fds) < 0 ||
+	    socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, control_fds) < 0)
+		goto failed;
+	c->guardian = fork();
+	if (c->guardian < 0)
+		goto failed;
+	if (!c->guardian) {
+		/* Ours would keep us from seeing that the other end is gone. */
+		close(guard_fds[0]);
+		close(control_fds[0]);
+		guardian(guard_fds[1], argv, control_fds[1], stdout_to_stderr);
+	}
+	close(guard_fds[1]);
+	close(control_fds[1]);
+	c->guard_fd = guard_fds[0];
+	c->control_fd = control_fds[0];
+	if (recv(c->guard_fd, &c->pid, sizeof(c->pid), 0) == sizeof(c->pid) && c->pid > 0)
+		return true;
+	close(c->control_fd);
+	child_kill(c);
+	text_set(error, "cannot start a process for the VM");
+	return false;
+failed:
+	text_set(error, "cannot start a process for the VM: %s",
+		 strerror(errno));
+	for (int i = 0; i < 2; i++) {
+		if (guard_fds[i] >= 0)
+			close(guard_fds[i]);
+		if (control_fds[i] >= 0)
+			close(control_fds[i]);
+	}
+	return false;
+}
+
+void child_kill(struct child *c)
+{
+	close(c->guard_fd);
+	while (waitpid(c->guardian, NULL, 0) < 0 && errno == EINTR)
+		;
+}
+
+void child_release(struct child *c)
+{
+	send(c->guard_fd, "r", 1, MSG_NOSIGNAL);
+	child_kill(c);
+}
+
+bool watch_start(struct watch *w, const char *qmp_path, struct text *error)
+{
+	int fds[2];
+
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, fds) < 0)
+		return text_set(error, "cannot make a socket: %s", strerror(errno));
+	w->guardian = fork();
+	if (w->guardian < 0) {
+		close(fds[0]);
+		close(fds[1]);
+		return text_set(error, "cannot make a process: %s", strerror(errno));
+	}
+	if (!w->guardian) {
+		setsid();
+		close(fds[0]);
+		if (!word_came(man_post(fds[1])))
+			qemu_rescue(qmp_path);
+		_exit(0);
+	}
+	close(fds[1]);
+	w->fd = fds[0];
+	return true;
+}
+
+void watch_end(struct watch *w)
+{
+	if (w->fd < 0)
+		return;
+	send(w->fd, "r", 1, MSG_NOSIGNAL);
+	close(w->fd);
+	w->fd = -1;
+	while (waitpid(w->guardian, NULL, 0) < 0 && errno == EINTR)
+		;
+}

@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * migr ls: the VMs on /dev/migr on this host.
+ */
+#include <stdio.h>
+#include <string.h>
+
+#include "tool.h"
+
+static const char help[] =
+"Usage: migr ls [--json]\n"
+"\n"
+"List the processes of this host that have memory on " MIGR_DEVICE ", as far as\n"
+"they may be looked at.\n"
+"\n"
+"      --json  one JSON object a line\n"
+"      --help  show this\n";
+
+struct listing {
+	bool json;
+	unsigned int count;
+};
+
+static void list_one(const struct vm *vm, void *data)
+{
+	struct listing *l = data;
+	uint64_t ram = 0, resident = 0;
+	bool tracked = false;
+
+	for (int i = 0; i < vm->nr_regions; i++) {
+		ram += vm->regions[i].info.length;
+		resident += vm->regions[i].info.resident;
+		tracked |= vm->regions[i].info.state & MIGR_REGION_TRACKED;
+	}
+	if (l->json) {
+		print_json(json_pack("{s:s, s:i, s:s, s:I, s:I, s:b, s:s}", "type", "vm", "pid",
+				     (int)vm->pid, "name", vm->name.s, "ram_bytes", (json_int_t)ram,
+				     "resident_bytes", (json_int_t)resident, "tracked", tracked,
+				     "qmp", vm->qmp.s));
+		return;
+	}
+	if (!l->count++)
+		printf("%8s  %-20s %10s %12s  %-7s  %s\n", "PID", "NAME", "RAM MiB", "RESIDENT MiB",
+		       "TRACKED", "QMP");
+	printf("%8d  %-20s %10.0f %12.1f  %-7s  %s\n", vm->pid, vm->name.s[0] ? vm->name.s : "-",
+	       ram / 1048576.0, resident / 1048576.0, tracked ? "yes" : "no",
+	       vm->qmp.s[0] ? vm->qmp.s : "-");
+}
+
+int cmd_ls(int argc, char **argv)
+{
+	struct listing l = { .json = argc == 2 && !strcmp(argv[1], "--json") };
+	struct migr *m;
+
+	if (argc == 2 && !strcmp(argv[1], "--help")) {
+		fputs(help, stdout);
+		return 0;
+	}
+	if (argc > 2 || (argc == 2 && !l.json)) {
+		complain("ls: no such option: %s (see 'migr ls --help')", argv[1]);
+		return EXIT_USAGE;
+	}
+	if (migr_open(&m) < 0) {
+		complain("%s", m ? migr_error(m) : "no memory");
+		migr_close(m);
+		return EXIT_HERE;
+	}
+	vm_each(m, list_one, &l);
+	migr_close(m);
+	return 0;
+}

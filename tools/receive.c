@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * migr receive: wait for VMs, and run each that arrives in a QEMU of its own.
+ */
+#define _GNU_SOURCE
+#include <getopt.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "tool.h"
+
+#define DEFAULT_LISTEN	":" MIGR_DEFAULT_PORT
+
+static const char help[] =
+"Usage: migr receive [options] [--] qemu-system-x86_64 ...\n"
+"\n"
+"Wait for a VM that 'migr send' moves here, and run it in the given QEMU, which\n"
+"is started for it with its RAM on " MIGR_DEVICE ". The command is the one that the VM\n"
+"was started with on its source; it never comes from the network. An arrived VM\n"
+"runs in a session of its own and outlives this program.\n"
+"\n"
+"      --listen ADDR:PORT|unix:PATH  where to wait (" DEFAULT_LISTEN ")\n"
+"      --once       end after one attempt: 0 if the VM arrived and runs\n"
+"      --timeout S  without progress or an answer, give it up (30)\n"
+"      --json       one JSON object a line; QEMU's output goes to standard error\n"
+"      --help       show this\n"
+"\n"
+"Exit status with --once: 0 the VM runs here; 1 it does not; 4 it is here and\n"
+"could not be resumed. Without: 128+n interrupted by signal n.\n";
+
+struct arguments {
+	struct migr_destination_options options;
+	const char *listen;
+	bool once, json;
+};
+
+static struct migr_destination *running;	/* for the signal handler */
+static volatile sig_atomic_t interrupted;
+
+static void interrupt(int signal)
+{
+	interrupted = signal;
+	migr_destination_cancel(running);
+}
+
+static void handle_signals(struct migr_destination *d)
+{
+	static const int signals[] = { SIGINT, SIGTERM, SIGHUP };
+	struct sigaction action = { .sa_handler = interrupt };
+
+	running = d;
+	for (size_t i = 0; i < sizeof(signals) / sizeof(*signals); i++)
+		sigaction(signals[i], &action, NULL);
+	signal(SIGPIPE, SIG_IGN);
+}
+
+/* -1: go on; else an exit status. */
+static int parse(int argc, char **argv, struct arguments *a)
+{
+	enum { LISTEN = 1, ONCE, TIMEOUT, JSON, HELP };
+	static const struct option options[] = {
+		{ "listen", required_argument, NULL, LISTEN },
+		{ "once", no_argument, NULL, ONCE },
+		{ "timeout", required_argument, NULL, TIMEOUT },
+		{ "json", no_argument, NULL, JSON },
+		{ "help", no_argument, NULL, HELP },
+		{ 0 }
+	};
+	uint32_t seconds;
+	int c;
+
+	a->listen = DEFAULT_LISTEN;
+	/* Up to the first word that is no option: what follows is QEMU's. */
+	while ((c = getopt_long(argc, argv, "+", options, NULL)) != -1) {
+		if (c == LISTEN)
+			a->listen = optarg;
+		if (c == TIMEOUT) {
+			if (!parse_number("--timeout", optarg, 1, 3600, &seconds))
+				return EXIT_USAGE;
+			a->options.timeout_ms = seconds * 1000;
+		}
+		a->once |= c == ONCE;
+		a->json |= c == JSON;
+		if (c == HELP) {
+			fputs(help, stdout);
+			return 0;
+		}
+		if (c == '?')
+			return EXIT_USAGE;
+	}
+	if (optind == argc) {
+		complain("receive: which command runs the VM? (see 'migr receive --help')");
+		return EXIT_USAGE;
+	}
+	return -1;
+}
+
+static int receive_one(struct migr_destination *d, const struct arguments *a, struct qemu *q)
+{
+	struct migr_result r;
+	const char *sentence = NULL;
+	int error;
+
+	error = migr_destination_run(d, &a->options, &qemu_destination_ops, q, &r);
+	if (r.outcome != MIGR_OUTCOME_HERE && !qemu_destination_finish(q))
+		complain("the VM has arrived; afterwards: %s", q->qmp.error.s);
+	if (error)
+		sentence = migr_destination_error(d);
+	print_result(&r, q->vm_name.s, sentence, false, a->json, NULL);
+	if (r.outcome == MIGR_OUTCOME_STUCK)
+		return EXIT_STUCK;
+	return error ? EXIT_HERE : 0;
+}
+
+static int receive_all(struct migr *m, const struct arguments *a, char **argv)
+{
+	struct migr_destination *d;
+	struct qemu q = { .argv = argv, .m = m, .json = a->json };
+	int status;
+
+	if (migr_destination_new(m, &d))
+		return complain("%s", migr_error(m));
+	if (migr_destination_listen(d, a->listen)) {
+		complain("%s", migr_destination_error(d));
+		migr_destination_free(d);
+		return EXIT_HERE;
+	}
+	handle_signals(d);
+	if (a->json)
+		print_json(json_pack("{s:s, s:s}", "type", "listening", "address", a->listen));
+	else
+		printf("waiting for a VM on %s\n", a->listen), fflush(stdout);
+	do {
+		status = receive_one(d, a, &q);
+	} while (!a->once && !interrupted);
+	migr_destination_free(d);
+	return interrupted && status ? 128 + interrupted : status;
+}
+
+int cmd_receive(int argc, char **argv)
+{
+	struct arguments a = { 0 };
+	struct text error;
+	struct migr *m;
+	char **command;
+	int status;
+
+	status = parse(argc, argv, &a);
+	if (status >= 0)
+		return status;
+	/* Find fault with the command now, not when a VM arrives. */
+	command = command_on_migr(argv + optind, "/", 0, &error);
+	if (!command)
+		return complain("receive: %s", error.s);
+	command_free(command);
+	if (migr_open(&m) < 0)
+		status = complain("%s", m ? migr_error(m) : "no memory");
+	else
+		status = receive_all(m, &a, argv + optind);
+	migr_close(m);
+	return status;
+}

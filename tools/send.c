@@ -1,0 +1,225 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * migr send: move a running VM to another host.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <getopt.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "tool.h"
+
+static const char help[] =
+"Usage: migr send [options] PID|NAME HOST[:PORT]|unix:PATH\n"
+"\n"
+"Move a running VM, given by its process or by QEMU's -name, to the host where\n"
+"'migr receive' waits. Interrupted (Ctrl-C), the VM goes on running here.\n"
+"\n"
+"      --downtime-limit MS  stop the VM when its pause would be this short (300)\n"
+"      --pass-limit N       passes before it is stopped anyway (30)\n"
+"      --timeout S          without progress or an answer, give up (30)\n"
+"      --verify             in the pause, compare digests of the memory\n"
+"      --keep               leave the source's QEMU, paused; default: end it\n"
+"      --copy               copy pages into the socket instead of lending them\n"
+"      --qmp PATH           QEMU's QMP socket, if it cannot be found\n"
+"      --json               one JSON object a line; default without a terminal\n"
+"      --report FILE        write the final JSON object there as well\n"
+"      --help               show this\n"
+"\n"
+"Exit status: 0 moved; 1 failed, the VM runs on here; 2 wrong usage; 3 it is\n"
+"unknown who has the VM, it stays paused here; 4 failed, and the VM could not be\n"
+"resumed here; 128+n interrupted by signal n, the VM runs on here.\n";
+
+struct arguments {
+	struct migr_source_options options;
+	const char *vm, *host, *qmp;
+	FILE *report;
+	bool keep, json;
+};
+
+static struct migr_source *running;	/* for the signal handler */
+static volatile sig_atomic_t interrupted;
+
+static void interrupt(int signal)
+{
+	interrupted = signal;
+	migr_source_cancel(running);
+}
+
+static void handle_signals(struct migr_source *s)
+{
+	static const int signals[] = { SIGINT, SIGTERM, SIGHUP };
+	struct sigaction action = { .sa_handler = s ? interrupt : SIG_IGN };
+
+	running = s;
+	for (size_t i = 0; i < sizeof(signals) / sizeof(*signals); i++)
+		sigaction(signals[i], &action, NULL);
+	signal(SIGPIPE, SIG_IGN);
+}
+
+/* -1: go on; else an exit status. */
+static int parse(int argc, char **argv, struct arguments *a)
+{
+	enum { DOWNTIME = 1, PASSES, TIMEOUT, VERIFY, KEEP, COPY, QMP, JSON, REPORT, HELP };
+	static const struct option options[] = {
+		{ "downtime-limit", required_argument, NULL, DOWNTIME },
+		{ "pass-limit", required_argument, NULL, PASSES },
+		{ "timeout", required_argument, NULL, TIMEOUT },
+		{ "verify", no_argument, NULL, VERIFY },
+		{ "keep", no_argument, NULL, KEEP },
+		{ "copy", no_argument, NULL, COPY },
+		{ "qmp", required_argument, NULL, QMP },
+		{ "json", no_argument, NULL, JSON },
+		{ "report", required_argument, NULL, REPORT },
+		{ "help", no_argument, NULL, HELP },
+		{ 0 }
+	};
+	struct migr_source_options *o = &a->options;
+	uint32_t seconds;
+	int c;
+
+	a->json = !isatty(STDOUT_FILENO);
+	while ((c = getopt_long(argc, argv, "", options, NULL)) != -1) {
+		if (c == DOWNTIME && !parse_number("--downtime-limit", optarg, 1, 3600000,
+						   &o->downtime_limit_ms))
+			return EXIT_USAGE;
+		if (c == PASSES && !parse_number("--pass-limit", optarg, 1, 1000000,
+						 &o->pass_limit))
+			return EXIT_USAGE;
+		if (c == TIMEOUT) {
+			if (!parse_number("--timeout", optarg, 1, 3600, &seconds))
+				return EXIT_USAGE;
+			o->timeout_ms = seconds * 1000;
+		}
+		o->verify |= c == VERIFY;
+		o->copy |= c == COPY;
+		a->keep |= c == KEEP;
+		a->json |= c == JSON;
+		if (c == QMP)
+			a->qmp = optarg;
+		/* Find fault with it before anything moves. */
+		if (c == REPORT) {
+			a->report = fopen(optarg, "we");
+			if (!a->report) {
+				complain("cannot write %s: %s", optarg, strerror(errno));
+				return EXIT_USAGE;
+			}
+		}
+		if (c == HELP) {
+			fputs(help, stdout);
+			return 0;
+		}
+		if (c == '?')
+			return EXIT_USAGE;
+	}
+	if (argc - optind != 2) {
+		complain("send: which VM, and where to? (see 'migr send --help')");
+		return EXIT_USAGE;
+	}
+	a->vm = argv[optind];
+	a->host = argv[optind + 1];
+	return -1;
+}
+
+static int exit_status(const struct migr_result *r)
+{
+	switch (r->outcome) {
+	case MIGR_OUTCOME_MOVED:
+		return EXIT_MOVED;
+	case MIGR_OUTCOME_UNKNOWN:
+		return EXIT_UNKNOWN;
+	case MIGR_OUTCOME_STUCK:
+		return EXIT_STUCK;
+	default:
+		return interrupted ? 128 + interrupted : EXIT_HERE;
+	}
+}
+
+static void tell(const struct arguments *a, const struct qemu *q, struct migr_source *s,
+		 const struct migr_result *r)
+{
+	const char *name = q->vm_name.s[0] ? q->vm_name.s : a->vm;
+	struct text sentence;
+
+	text_set(&sentence, "%s%s", migr_source_error(s),
+		 r->outcome == MIGR_OUTCOME_HERE ? "; the VM runs on here" : "");
+	print_result(r, name, r->outcome == MIGR_OUTCOME_MOVED ? NULL : sentence.s, true, a->json,
+		     a->report);
+}
+
+static int send_vm(struct migr *m, struct arguments *a, const struct vm *vm, struct qemu *q)
+{
+	struct migr_source *s;
+	struct migr_result r;
+	int error = 0;
+
+	if (migr_source_new(m, &s))
+		return complain("%s", migr_error(m));
+	for (int i = 0; i < vm->nr_regions && !error; i++) {
+		const char *name = (const char *)vm->regions[i].info.name;
+
+		error = migr_source_add_region(s, vm->regions[i].fd, i, *name ? name : "ram");
+	}
+	if (error) {
+		complain("%s", migr_source_error(s));
+		migr_source_free(s);
+		return EXIT_HERE;
+	}
+	a->options.vm_name = q->vm_name.s;
+	q->json = a->json;
+	handle_signals(s);
+	migr_source_run(s, a->host, &a->options, &qemu_source_ops, q, &r);
+	handle_signals(NULL);
+	tell(a, q, s, &r);
+	if (r.outcome == MIGR_OUTCOME_MOVED && !qemu_source_finish(q, a->keep))
+		complain("the VM has moved, but its old process %d would not end: %s", vm->pid,
+			 q->qmp.error.s);
+	migr_source_free(s);
+	return exit_status(&r);
+}
+
+/* Find the VM's monitor and get QEMU ready. */
+static int send_found(struct migr *m, struct arguments *a, const struct vm *vm)
+{
+	const char *path = a->qmp ? a->qmp : vm->qmp.s;
+	uint64_t ram = 0;
+	struct qemu q;
+	int status;
+
+	if (!*path)
+		return complain("process %d has no QMP socket that can be found: give it with --qmp, or start the VM with 'migr run'",
+				vm->pid);
+	for (int i = 0; i < vm->nr_regions; i++)
+		ram += vm->regions[i].info.length;
+	if (!qemu_source_open(&q, path, ram))
+		return complain("%s", q.qmp.error.s);
+	status = send_vm(m, a, vm, &q);
+	qemu_source_close(&q);
+	return status;
+}
+
+int cmd_send(int argc, char **argv)
+{
+	struct arguments a = { 0 };
+	struct text error;
+	struct migr *m;
+	struct vm vm;
+	int status;
+
+	status = parse(argc, argv, &a);
+	if (status >= 0)
+		return status;
+	if (migr_open(&m) < 0) {
+		status = complain("%s", m ? migr_error(m) : "no memory");
+	} else if (!vm_find(m, a.vm, &vm, &error)) {
+		status = complain("%s", error.s);
+	} else {
+		status = send_found(m, &a, &vm);
+		vm_release(&vm);
+	}
+	migr_close(m);
+	return status;
+}
