@@ -4,6 +4,7 @@
 # make module     migr.ko for the running kernel, or the one of KDIR
 # make install    all of these, below DESTDIR and prefix
 # make check      all tests (TESTS='pattern ...' for some of them)
+# make bench      migr beside stock QEMU's own migration
 # make demo       migrate a running guest between two kernels, and show it
 # make lint       checkpatch, sparse and W=1
 #
@@ -32,7 +33,7 @@ say = $(if $(V),,@printf '  %-7s %s\n' $(1) $(2))
 .DELETE_ON_ERROR:
 .SECONDARY:
 .PHONY: FORCE all lib tools module modules install selftests unit guest deps \
-	kernels check demo lint clean
+	kernels check demo bench lint clean
 
 all: lib tools
 
@@ -206,6 +207,16 @@ check: deps kernels
 demo: deps kernels
 	$(Q)$(MAKE) --no-print-directory all modules guest $B/vm/hold_kvm
 	$(Q)selftests/vm/demo
+
+# The peer is driven with the tool's own QMP client.
+$B/bench/qemu_migrate: bench/qemu_migrate.c $(filter-out $B/tools/migr.o,$(tool_objects)) $B/lib/libmigr.a
+	@mkdir -p $(@D)
+	$(call say,CC,$@)
+	$(Q)$(CC) $(CPPFLAGS) -Itools $(CFLAGS) -MMD -MP -MF $@.d -o $@ $(filter %.c %.o %.a,$^) $(libs)
+
+bench: deps kernels
+	$(Q)$(MAKE) --no-print-directory all modules guest $B/vm/hold_kvm $B/bench/qemu_migrate
+	$(Q)bench/migration
 
 lint: deps kernels
 	$(Q)selftests/vm/kernels lint

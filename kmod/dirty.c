@@ -401,7 +401,9 @@ static void check_busy(struct migr_tracker *tracker, bool quiesced,
 	struct folio *folio;
 
 	while ((folio = batch_next(batch, &pos, &first, &nr))) {
-		if (!folio_is_busy(folio, nr))
+		/* A fault in flight has a reference: rule 4 would make up. */
+		if (RULE_BROKEN(1) || RULE_BROKEN(2) ||
+		    !folio_is_busy(folio, nr))
 			continue;
 		batch->nr_pinned += nr;
 		if (quiesced)

@@ -343,6 +343,10 @@ static long region_fallocate(struct file *file, int mode, loff_t offset,
 			region->nr_pages);
 	long ret;
 
+	/* The size is fixed; punching beyond it does nothing. */
+	if (!(mode & FALLOC_FL_PUNCH_HOLE) &&
+	    (u64)offset + len > (u64)region->nr_pages << PAGE_SHIFT)
+		return -EPERM;
 	ret = shmem_fops->fallocate(file, mode, offset, len);
 	/* Even a failed one may have got some of the way. */
 	if (mode & FALLOC_FL_PUNCH_HOLE && first < end)

@@ -1,0 +1,778 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * What the test programs share: a KTAP runner, thin wrappers over the ioctls
+ * of <linux/migr.h>, and small helpers for memory, threads and sockets.
+ *
+ * Each case runs in a process of its own, in its own process group, with a
+ * time limit: a case may simply return or fail in the middle, and whatever it
+ * held is released by its exit. After each case the module's reference count
+ * has to be what it was before, so every case is a test for leaks as well.
+ *
+ * The ioctl wrappers return a descriptor or 0, or a negative errno.
+ */
+#ifndef MIGR_TEST_H
+#define MIGR_TEST_H
+
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <net/if.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/sendfile.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/time.h>
+#include <sys/types.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <linux/migr.h>
+
+#define ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
+
+#define TEST_DEVICE	"/dev/migr"
+#define TEST_PAGE	4096UL
+#define TEST_WORD_PAGES	64UL
+
+enum {
+	TEST_PASS = 0,
+	TEST_FAIL = 1,
+	TEST_SKIP = 4,
+};
+
+struct test_case {
+	const char *name;
+	void (*fn)(void);
+	unsigned int timeout_s;
+};
+
+#define CASE(fn)		{ #fn, fn, 30 }
+#define CASE_WITHIN(fn, s)	{ #fn, fn, s }
+
+/* Where a case leaves the reason why it was skipped; shared with the runner. */
+static char *test_skip_reason;
+#define TEST_REASON_MAX 256
+
+/* ------------------------------------------------------------ reporting */
+
+#define diag(...)							\
+	do {								\
+		char text_[512];					\
+									\
+		snprintf(text_, sizeof(text_), __VA_ARGS__);		\
+		printf("# %s\n", text_);				\
+	} while (0)
+
+/* From any thread of the case. */
+#define test_fail(file, line, ...)					\
+	do {								\
+		char why_[400];						\
+									\
+		snprintf(why_, sizeof(why_), __VA_ARGS__);		\
+		diag("%s:%d: %s", file, line, why_);			\
+		_exit(TEST_FAIL);					\
+	} while (0)
+
+#define test_skip(...)							\
+	do {								\
+		snprintf(test_skip_reason, TEST_REASON_MAX, __VA_ARGS__); \
+		_exit(TEST_SKIP);					\
+	} while (0)
+
+#define FAIL(...) test_fail(__FILE__, __LINE__, __VA_ARGS__)
+
+#define CHECK(cond, ...)						\
+	do {								\
+		if (!(cond))						\
+			test_fail(__FILE__, __LINE__, __VA_ARGS__);	\
+	} while (0)
+
+#define CHECK_EQ(have, want)						\
+	do {								\
+		long long have_ = (long long)(have);			\
+		long long want_ = (long long)(want);			\
+									\
+		if (have_ != want_)					\
+			test_fail(__FILE__, __LINE__,			\
+				  "%s is %lld, not %lld", #have, have_, want_); \
+	} while (0)
+
+/* For calls that return a negative errno. */
+#define CALL(expr)							\
+	({								\
+		long call_ = (long)(expr);				\
+									\
+		if (call_ < 0)						\
+			test_fail(__FILE__, __LINE__, "%s: %s", #expr,	\
+				  strerror((int)-call_));		\
+		call_;							\
+	})
+
+#define CALL_ERR(expr, err)						\
+	do {								\
+		long call_ = (long)(expr);				\
+		int want_ = (err);					\
+									\
+		if (call_ != -want_)					\
+			test_fail(__FILE__, __LINE__, "%s: %s, not %s",	\
+				  #expr, call_ < 0 ?			\
+				  strerror((int)-call_) : "success",	\
+				  strerror(want_));			\
+	} while (0)
+
+/* For calls that return -1 and set errno. */
+#define SYS(expr)							\
+	({								\
+		long sys_ = (long)(expr);				\
+									\
+		if (sys_ == -1)						\
+			test_fail(__FILE__, __LINE__, "%s: %s", #expr,	\
+				  strerror(errno));			\
+		sys_;							\
+	})
+
+#define SYS_ERR(expr, err)						\
+	do {								\
+		long sys_ = (long)(expr);				\
+		int want_ = (err);					\
+									\
+		if (sys_ != -1 || errno != want_)			\
+			test_fail(__FILE__, __LINE__, "%s: %s, not %s",	\
+				  #expr, sys_ == -1 ? strerror(errno) : \
+				  "success", strerror(want_));		\
+	} while (0)
+
+/* ----------------------------------------------------------------- time */
+
+static inline __u64 now_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (__u64)ts.tv_sec * 1000000000ULL + (__u64)ts.tv_nsec;
+}
+
+static inline __u64 deadline_in(unsigned int seconds)
+{
+	return now_ns() + seconds * 1000000000ULL;
+}
+
+/* Between two looks at a condition that somebody else makes true. */
+static inline void poll_pause(void)
+{
+	struct timespec ts = { .tv_nsec = 1000000 };
+
+	nanosleep(&ts, NULL);
+}
+
+#define WAIT_FOR(cond, seconds)						\
+	do {								\
+		unsigned int limit_ = (seconds);			\
+		__u64 end_ = deadline_in(limit_);			\
+									\
+		while (!(cond)) {					\
+			if (now_ns() > end_)				\
+				test_fail(__FILE__, __LINE__,		\
+					  "after %u s still not: %s",	\
+					  limit_, #cond);		\
+			poll_pause();					\
+		}							\
+	} while (0)
+
+/* --------------------------------------------------------------- random */
+
+static __u64 test_seed = 0x6d696772;
+
+/* splitmix64: one word of state, good enough to choose pages with. */
+static inline __u64 rnd(__u64 *state)
+{
+	__u64 z = (*state += 0x9e3779b97f4a7c15ULL);
+
+	z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ULL;
+	z = (z ^ (z >> 27)) * 0x94d049bb133111ebULL;
+	return z ^ (z >> 31);
+}
+
+static inline void fill_random(void *p, size_t len, __u64 *state)
+{
+	__u64 *word = p;
+	size_t i;
+
+	for (i = 0; i < len / sizeof(*word); i++)
+		word[i] = rnd(state);
+}
+
+/* --------------------------------------------------------------- ioctls */
+
+static inline int test_ioctl(int fd, unsigned long cmd, void *arg)
+{
+	return ioctl(fd, cmd, arg) < 0 ? -errno : 0;
+}
+
+static inline int dev_open(void)
+{
+	int fd = open(TEST_DEVICE, O_RDWR | O_CLOEXEC);
+
+	return fd < 0 ? -errno : fd;
+}
+
+static inline int dev_info(int dev, struct migr_info *info)
+{
+	memset(info, 0, sizeof(*info));
+	info->size = sizeof(*info);
+	return test_ioctl(dev, MIGR_INFO, info);
+}
+
+static inline int region_create(int dev, __u64 length, const char *name)
+{
+	struct migr_region_create arg = { .size = sizeof(arg), .length = length };
+	int ret;
+
+	memcpy(arg.name, name, strnlen(name, sizeof(arg.name)));
+	ret = test_ioctl(dev, MIGR_REGION_CREATE, &arg);
+	return ret ? ret : arg.fd;
+}
+
+static inline int region_get(int dev)
+{
+	struct migr_region_get arg = { .size = sizeof(arg) };
+	int ret = test_ioctl(dev, MIGR_REGION_GET, &arg);
+
+	return ret ? ret : arg.fd;
+}
+
+static inline int region_info(int region, struct migr_region_info *info)
+{
+	memset(info, 0, sizeof(*info));
+	info->size = sizeof(*info);
+	return test_ioctl(region, MIGR_REGION_INFO, info);
+}
+
+static inline int region_track(int region)
+{
+	struct migr_region_track arg = { .size = sizeof(arg) };
+	int ret = test_ioctl(region, MIGR_REGION_TRACK, &arg);
+
+	return ret ? ret : arg.fd;
+}
+
+static inline int tracker_fetch(int tracker, __u64 first, __u64 nr, void *bitmap,
+				struct migr_tracker_fetch *out)
+{
+	struct migr_tracker_fetch arg = {
+		.size = sizeof(arg),
+		.first_page = first,
+		.nr_pages = nr,
+		.bitmap = (uintptr_t)bitmap,
+	};
+	int ret = test_ioctl(tracker, MIGR_TRACKER_FETCH, &arg);
+
+	if (out)
+		*out = arg;
+	return ret;
+}
+
+static inline int migration_create(int dev, __u32 role)
+{
+	struct migr_migration_create arg = { .size = sizeof(arg), .role = role };
+	int ret = test_ioctl(dev, MIGR_MIGRATION_CREATE, &arg);
+
+	return ret ? ret : arg.fd;
+}
+
+static inline int migration_add_region(int migration, int region, __u32 id)
+{
+	struct migr_migration_add_region arg = {
+		.size = sizeof(arg),
+		.region_fd = region,
+		.id = id,
+	};
+
+	return test_ioctl(migration, MIGR_MIGRATION_ADD_REGION, &arg);
+}
+
+static inline int migration_add_stream(int migration, int sock, __u32 flags)
+{
+	struct migr_migration_add_stream arg = {
+		.size = sizeof(arg),
+		.flags = flags,
+		.socket_fd = sock,
+	};
+	int ret = test_ioctl(migration, MIGR_MIGRATION_ADD_STREAM, &arg);
+
+	return ret ? ret : arg.fd;
+}
+
+static inline int migration_pass(int migration, __u32 flags)
+{
+	struct migr_migration_pass arg = { .size = sizeof(arg), .flags = flags };
+
+	return test_ioctl(migration, MIGR_MIGRATION_PASS, &arg);
+}
+
+static inline int migration_status(int migration, struct migr_migration_status *st)
+{
+	memset(st, 0, sizeof(*st));
+	st->size = sizeof(*st);
+	return test_ioctl(migration, MIGR_MIGRATION_STATUS, st);
+}
+
+static inline int stream_run(int stream)
+{
+	struct migr_stream_run arg = { .size = sizeof(arg) };
+
+	return test_ioctl(stream, MIGR_STREAM_RUN, &arg);
+}
+
+/* --------------------------------------------------------------- memory */
+
+/* A region and one mapping of all of it. */
+struct mem {
+	int dev;
+	int fd;
+	__u64 len;
+	__u64 pages;
+	unsigned char *p;
+};
+
+static inline void *map_shared(int fd, __u64 len)
+{
+	void *p = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+
+	CHECK(p != MAP_FAILED, "mmap of %llu bytes of descriptor %d: %s",
+	      (unsigned long long)len, fd, strerror(errno));
+	return p;
+}
+
+static inline struct mem mem_new(__u64 pages)
+{
+	struct mem m = { .pages = pages, .len = pages * TEST_PAGE };
+
+	m.dev = (int)CALL(dev_open());
+	m.fd = (int)CALL(region_create(m.dev, m.len, "test"));
+	m.p = map_shared(m.fd, m.len);
+	return m;
+}
+
+static inline unsigned char *mem_page(const struct mem *m, __u64 page)
+{
+	return m->p + page * TEST_PAGE;
+}
+
+static inline void *private_alloc(size_t len)
+{
+	void *p = mmap(NULL, len, PROT_READ | PROT_WRITE,
+		       MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	CHECK(p != MAP_FAILED, "no memory for %zu bytes", len);
+	return p;
+}
+
+/* Memory that the processes of a case share and that is not a region. */
+static inline void *shared_alloc(size_t len)
+{
+	void *p = mmap(NULL, len, PROT_READ | PROT_WRITE,
+		       MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+
+	CHECK(p != MAP_FAILED, "no memory for %zu bytes", len);
+	return p;
+}
+
+/* First byte where two buffers differ, or -1. */
+static inline long long first_difference(const void *a, const void *b, size_t len)
+{
+	const unsigned char *x = a, *y = b;
+	size_t page, i;
+
+	for (page = 0; page < len; page += TEST_PAGE) {
+		if (!memcmp(x + page, y + page, TEST_PAGE))
+			continue;
+		for (i = page; x[i] == y[i]; i++)
+			;
+		return (long long)i;
+	}
+	return -1;
+}
+
+static inline bool is_zero(const void *p, size_t len)
+{
+	const unsigned char *b = p;
+
+	return !len || (!b[0] && !memcmp(b, b + 1, len - 1));
+}
+
+/* -------------------------------------------------------------- bitmaps */
+
+static inline size_t bitmap_words(__u64 pages)
+{
+	return (pages + TEST_WORD_PAGES - 1) / TEST_WORD_PAGES;
+}
+
+static inline bool bit_test(const __u64 *map, __u64 n)
+{
+	return map[n / 64] >> (n % 64) & 1;
+}
+
+static inline void bit_set(__u64 *map, __u64 n)
+{
+	map[n / 64] |= 1ULL << (n % 64);
+}
+
+static inline __u64 bit_count(const __u64 *map, __u64 pages)
+{
+	__u64 n = 0;
+	size_t i;
+
+	for (i = 0; i < bitmap_words(pages); i++)
+		n += (__u64)__builtin_popcountll(map[i]);
+	return n;
+}
+
+/* -------------------------------------------------- processes and threads */
+
+static inline pthread_t thread_start(void *(*fn)(void *arg), void *arg)
+{
+	pthread_t thread;
+	int err = pthread_create(&thread, NULL, fn, arg);
+
+	CHECK(!err, "pthread_create: %s", strerror(err));
+	return thread;
+}
+
+static inline void thread_join_within(pthread_t thread, unsigned int seconds,
+				      const char *what)
+{
+	struct timespec ts;
+	int err;
+
+	clock_gettime(CLOCK_REALTIME, &ts);
+	ts.tv_sec += seconds;
+	err = pthread_timedjoin_np(thread, NULL, &ts);
+	CHECK(!err, "%s: %s", what, strerror(err));
+}
+
+#define thread_join(thread) thread_join_within(thread, 25, #thread)
+
+/* fork(); the child dies with its parent. */
+static inline pid_t child_start(void)
+{
+	pid_t parent = getpid();
+	pid_t pid = fork();
+
+	CHECK(pid >= 0, "fork: %s", strerror(errno));
+	if (!pid) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		if (getppid() != parent)
+			_exit(TEST_FAIL);
+	}
+	return pid;
+}
+
+static inline void child_join(pid_t pid)
+{
+	int status;
+
+	CHECK(waitpid(pid, &status, 0) == pid, "waitpid: %s", strerror(errno));
+	CHECK(WIFEXITED(status) && !WEXITSTATUS(status),
+	      "child %d ended with status 0x%x", pid, status);
+}
+
+static inline int open_fd_count(void)
+{
+	int i, n = 0;
+
+	for (i = 0; i < 4096; i++)
+		n += fcntl(i, F_GETFD) >= 0;
+	return n;
+}
+
+static inline int run_command(const char *command)
+{
+	int status = system(command);
+
+	return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+/* Contents of a small file, or an empty string. */
+static inline char *file_read(const char *path, char *buf, size_t size)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	ssize_t n = fd < 0 ? 0 : read(fd, buf, size - 1);
+
+	if (fd >= 0)
+		close(fd);
+	buf[n > 0 ? n : 0] = '\0';
+	return buf;
+}
+
+static inline bool file_write(const char *path, const char *text)
+{
+	int fd = open(path, O_WRONLY | O_CLOEXEC);
+	bool done = fd >= 0 && write(fd, text, strlen(text)) == (ssize_t)strlen(text);
+
+	if (fd >= 0)
+		close(fd);
+	return done;
+}
+
+static inline int module_refcnt(void)
+{
+	char buf[32];
+
+	file_read("/sys/module/migr/refcnt", buf, sizeof(buf));
+	return buf[0] ? atoi(buf) : -1;
+}
+
+/* -------------------------------------------------------------- sockets */
+
+static inline void socket_timeout(int fd, unsigned int ms)
+{
+	struct timeval tv = { .tv_sec = ms / 1000, .tv_usec = ms % 1000 * 1000 };
+
+	SYS(setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &tv, sizeof(tv)));
+	SYS(setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &tv, sizeof(tv)));
+}
+
+/* A connected pair, each end with a timeout so that no run waits for ever. */
+static inline void unix_pair(int fd[2])
+{
+	SYS(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fd));
+	socket_timeout(fd[0], 20000);
+	socket_timeout(fd[1], 20000);
+}
+
+static inline void loopback_up(void)
+{
+	struct ifreq ifr = { .ifr_name = "lo" };
+	int fd = (int)SYS(socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+
+	if (!ioctl(fd, SIOCGIFFLAGS, &ifr) && !(ifr.ifr_flags & IFF_UP)) {
+		ifr.ifr_flags |= IFF_UP;
+		SYS(ioctl(fd, SIOCSIFFLAGS, &ifr));
+	}
+	close(fd);
+}
+
+static inline void tcp_pair(int fd[2])
+{
+	struct sockaddr_in sin = {
+		.sin_family = AF_INET,
+		.sin_addr.s_addr = htonl(INADDR_LOOPBACK),
+	};
+	socklen_t len = sizeof(sin);
+	int listener, one = 1;
+
+	loopback_up();
+	listener = (int)SYS(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+	SYS(bind(listener, (struct sockaddr *)&sin, sizeof(sin)));
+	SYS(listen(listener, 1));
+	SYS(getsockname(listener, (struct sockaddr *)&sin, &len));
+	fd[0] = (int)SYS(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+	socket_timeout(fd[0], 20000);
+	SYS(connect(fd[0], (struct sockaddr *)&sin, sizeof(sin)));
+	fd[1] = (int)SYS(accept4(listener, NULL, NULL, SOCK_CLOEXEC));
+	socket_timeout(fd[1], 20000);
+	SYS(setsockopt(fd[0], IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one)));
+	SYS(setsockopt(fd[1], IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one)));
+	close(listener);
+}
+
+/* --------------------------------------------------------------- tracking */
+
+/*
+ * Fresh pages wait in per-CPU batches of the LRU and look pinned while they
+ * do. move_pages() empties the batches of all CPUs first thing.
+ */
+static inline void lru_drain(void)
+{
+	void *page = private_alloc(TEST_PAGE);
+	int node = 0, status = 0;
+
+	*(char *)page = 1;
+	syscall(SYS_move_pages, 0, 1UL, &page, &node, &status, 1 << 1);
+	munmap(page, TEST_PAGE);
+}
+
+/* Fetch until nothing is dirty any more: the caller has stopped all writers. */
+static inline void tracker_settle(int tracker, __u64 pages)
+{
+	__u64 *bitmap = private_alloc(bitmap_words(pages) * sizeof(*bitmap));
+	struct migr_tracker_fetch f;
+	__u64 end = deadline_in(10);
+
+	for (;;) {
+		lru_drain();
+		CALL(tracker_fetch(tracker, 0, pages, bitmap, &f));
+		if (!f.dirty_pages)
+			break;
+		CHECK(now_ns() < end, "%llu pages (%llu pinned) still dirty after 10 s of rest",
+		      (unsigned long long)f.dirty_pages, (unsigned long long)f.pinned_pages);
+	}
+	munmap(bitmap, bitmap_words(pages) * sizeof(*bitmap));
+}
+
+/* --------------------------------------------------------------- runner */
+
+/* Where the threads of a stuck process are, for the log. */
+static inline void dump_stacks(pid_t pid)
+{
+	char command[128];
+
+	snprintf(command, sizeof(command),
+		 "for t in /proc/%d/task/*; do cat $t/wchan; echo; cat $t/stack; done 2>/dev/null | sed 's/^/#   /'",
+		 pid);
+	if (system(command))
+		diag("no stacks of %d", pid);
+}
+
+static inline int case_wait(pid_t pid, unsigned int timeout_s)
+{
+	int pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
+	struct pollfd pfd = { .fd = pidfd, .events = POLLIN };
+	int status = 0;
+
+	if (pidfd < 0 || poll(&pfd, 1, (int)timeout_s * 1000) == 0) {
+		diag("not done after %u s, killed", timeout_s);
+		dump_stacks(pid);
+		kill(-pid, SIGKILL);
+		status = -1;
+	}
+	if (pidfd >= 0) {
+		/* Killed and still there: report it instead of waiting for ever. */
+		if (poll(&pfd, 1, 10000) == 0) {
+			diag("process %d cannot be killed", pid);
+			dump_stacks(pid);
+			close(pidfd);
+			return -1;
+		}
+		close(pidfd);
+	}
+	if (status) {
+		waitpid(pid, NULL, 0);
+		return -1;
+	}
+	if (waitpid(pid, &status, 0) != pid)
+		return -1;
+	kill(-pid, SIGKILL);
+	if (WIFEXITED(status))
+		return WEXITSTATUS(status);
+	diag("killed by signal %d", WTERMSIG(status));
+	return -1;
+}
+
+static inline bool refcnt_returns_to(int refs)
+{
+	__u64 end = deadline_in(5);
+
+	while (module_refcnt() != refs) {
+		if (now_ns() > end)
+			return false;
+		poll_pause();
+	}
+	return true;
+}
+
+static inline int case_run(const struct test_case *c)
+{
+	int refs = module_refcnt();
+	int result;
+	pid_t pid;
+
+	test_skip_reason[0] = '\0';
+	pid = fork();
+	if (pid < 0) {
+		diag("fork: %s", strerror(errno));
+		return TEST_FAIL;
+	}
+	if (!pid) {
+		setpgid(0, 0);
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		c->fn();
+		_exit(TEST_PASS);
+	}
+	setpgid(pid, pid);
+	result = case_wait(pid, c->timeout_s);
+	if (!refcnt_returns_to(refs)) {
+		diag("module references: %d before, %d after", refs, module_refcnt());
+		return TEST_FAIL;
+	}
+	return result;
+}
+
+/* Runs all cases, or those whose names are given. */
+static inline int test_main(const struct test_case *cases, size_t nr, int argc, char **argv)
+{
+	unsigned int passed = 0, failed = 0, skipped = 0, number = 0;
+	const char *seed = getenv("MIGR_SEED");
+	size_t i;
+	int fd, a;
+
+	setvbuf(stdout, NULL, _IOLBF, 0);
+	if (seed)
+		test_seed = strtoull(seed, NULL, 0);
+	test_skip_reason = mmap(NULL, TEST_REASON_MAX, PROT_READ | PROT_WRITE,
+				MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	printf("KTAP version 1\n");
+	fd = dev_open();
+	if (fd < 0 || test_skip_reason == MAP_FAILED) {
+		printf("Bail out! %s: %s\n", TEST_DEVICE, strerror(fd < 0 ? -fd : ENOMEM));
+		return 1;
+	}
+	close(fd);
+	for (i = 0; i < nr; i++) {
+		for (a = 1; a < argc && strcmp(argv[a], cases[i].name); a++)
+			;
+		number += argc == 1 || a < argc;
+	}
+	printf("1..%u\n", number);
+	diag("seed 0x%llx (set MIGR_SEED for another)", (unsigned long long)test_seed);
+	number = 0;
+	for (i = 0; i < nr; i++) {
+		__u64 start = now_ns();
+		int result;
+
+		for (a = 1; a < argc && strcmp(argv[a], cases[i].name); a++)
+			;
+		if (argc > 1 && a == argc)
+			continue;
+		number++;
+		result = case_run(&cases[i]);
+		diag("%s took %llu ms", cases[i].name,
+		     (unsigned long long)(now_ns() - start) / 1000000);
+		if (result == TEST_PASS) {
+			passed++;
+			printf("ok %u %s\n", number, cases[i].name);
+		} else if (result == TEST_SKIP) {
+			skipped++;
+			printf("ok %u %s # SKIP %s\n", number, cases[i].name, test_skip_reason);
+		} else {
+			failed++;
+			printf("not ok %u %s\n", number, cases[i].name);
+		}
+	}
+	printf("# Totals: pass:%u fail:%u xfail:0 xpass:0 skip:%u error:0\n",
+	       passed, failed, skipped);
+	return failed || !number;
+}
+
+#endif /* MIGR_TEST_H */

@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * No lost write: six writers in two processes write stamps into one region
+ * while it is fetched, or migrated, hundreds of times; whenever they stop, the
+ * copy has to equal the region to the byte. rules.c shows that this can fail.
+ */
+#include "migration.h"
+#include "workload.h"
+
+#define PAGES		4096UL
+#define PASSES		200
+
+static void tracker_passes(enum meeting how, unsigned int passes, unsigned int rounds)
+{
+	struct mem m = mem_new(PAGES);
+	struct workload w;
+	struct shadow s;
+	unsigned int i;
+
+	workload_start(&w, &m, how);
+	shadow_start(&s, &m);
+	for (i = 0; i < rounds; i++) {
+		__u64 lost = shadow_round(&s, &w, passes / rounds);
+
+		CHECK(!lost, "round %u: %llu pages lost a write", i, (unsigned long long)lost);
+	}
+	workload_stop(&w);
+	diag("%llu passes, %llu pages copied", (unsigned long long)s.passes,
+	     (unsigned long long)s.copied);
+	CHECK(s.passes >= PASSES, "only %llu passes", (unsigned long long)s.passes);
+}
+
+static void parallel_passes(void)
+{
+	tracker_passes(MEET_PARALLEL, PASSES, 20);
+}
+
+static void preempting_passes(void)
+{
+	tracker_passes(MEET_PREEMPTED, 20, 5);
+}
+
+/* One workload, several migrations of it one after the other. */
+static void migrate(pair_fn pair, __u32 flags, unsigned int migrations, unsigned int passes)
+{
+	struct mem m = mem_new(PAGES), copy;
+	struct migr_migration_status st;
+	struct workload w;
+	unsigned int i, n;
+	struct link l;
+
+	workload_start(&w, &m, MEET_PARALLEL);
+	for (n = 0; n < migrations; n++) {
+		copy = mem_new(PAGES);
+		gate_open(w.gate);
+		link_open(&l, pair, flags, &m, &copy, 1);
+		link_receive_start(&l);
+		for (i = 1; i < passes; i++) {
+			workload_turn(&w);
+			link_pass(&l, 0);
+		}
+		gate_close(w.gate);
+		link_pass(&l, MIGR_PASS_LAST);
+		link_receive_join(&l);
+		CHECK_EQ(l.received, 0);
+		st = link_status(l.source);
+		CHECK_EQ(st.state, MIGR_STATE_COMPLETE);
+		CHECK_EQ(st.passes, passes);
+		diag("migration %u: %u passes, %llu data pages, %llu pinned", n, st.passes,
+		     (unsigned long long)st.data_pages, (unsigned long long)st.pinned_pages);
+		CHECK(first_difference(m.p, copy.p, m.len) < 0,
+		      "migration %u: page %lld differs", n,
+		      first_difference(m.p, copy.p, m.len) / (long long)TEST_PAGE);
+		link_close(&l);
+		SYS(munmap(copy.p, copy.len));
+		SYS(close(copy.fd));
+		SYS(close(copy.dev));
+	}
+	workload_stop(&w);
+}
+
+static void unix_migration(void)
+{
+	migrate(unix_pair, 0, 2, PASSES / 4);
+}
+
+static void tcp_migration(void)
+{
+	migrate(tcp_pair, 0, 2, PASSES / 4);
+}
+
+static void tcp_copy_migration(void)
+{
+	migrate(tcp_pair, MIGR_STREAM_COPY, 1, PASSES / 8);
+}
+
+static const struct test_case cases[] = {
+	CASE_WITHIN(parallel_passes, 120),
+	CASE_WITHIN(preempting_passes, 120),
+	CASE_WITHIN(unix_migration, 120),
+	CASE_WITHIN(tcp_migration, 120),
+	CASE_WITHIN(tcp_copy_migration, 120),
+};
+
+int main(int argc, char **argv)
+{
+	char mode[128];
+	int ret;
+
+	preempt_mode_save(mode, sizeof(mode));
+	ret = test_main(cases, ARRAY_SIZE(cases), argc, argv);
+	preempt_mode_restore(mode);
+	return ret;
+}
