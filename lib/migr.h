@@ -209,7 +209,10 @@ struct migr_source_ops {
 	 * better when the guest stopped changes it.
 	 */
 	int (*pause)(struct migr_source *s, void *data, uint64_t *stopped_ns);
-	/* Give the device state with migr_source_write_state(). */
+	/*
+	 * Give the device state with migr_source_write_state(). The memory has
+	 * been sent: should it be written to, the migration fails (-EBUSY).
+	 */
 	int (*save)(struct migr_source *s, void *data);
 	/*
 	 * Let the VM go on here after a failure. Called once, if pause() had been

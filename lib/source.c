@@ -425,6 +425,21 @@ int migr_source_write_state(struct migr_source *s, const void *bytes, size_t len
 	return 0;
 }
 
+/* What is written after the last pass would be missing on the other side. */
+static int check_quiet(struct migr_source *s)
+{
+	uint64_t dirty;
+	int error;
+
+	error = migration_status(&s->migration, &s->progress.status);
+	dirty = s->progress.status.dirty_pages;
+	if (!error && dirty)
+		error = error_set(&s->error, -EBUSY,
+				  "the VMM wrote to the memory of the VM after it had stopped it (pages: %llu)",
+				  (unsigned long long)dirty);
+	return error;
+}
+
 static int send_state(struct migr_source *s)
 {
 	json_auto_t *loaded = NULL;
@@ -435,7 +450,9 @@ static int send_state(struct migr_source *s)
 	error = s->ops->save(s, s->data);
 	if (error < 0)
 		return error;
-	error = control_send(&s->control, json_pack("{s:s}", "type", "state-end"));
+	error = check_quiet(s);
+	if (!error)
+		error = control_send(&s->control, json_pack("{s:s}", "type", "state-end"));
 	if (!error)
 		error = control_expect(&s->control, "loaded", s->options.timeout_ms, &loaded);
 	return error;
@@ -576,7 +593,10 @@ int migr_source_run(struct migr_source *s, const char *address,
 	s->control.fd = -1;
 	result->total_ns = now_ns() - s->begun_ns;
 	result->status = s->progress.status;
-	if (!error)
+	if (!error) {
+		/* What had been prepared in case it failed. */
+		error_set(&s->error, 0, "%s", "");
 		phase(s, MIGR_PHASE_DONE);
+	}
 	return error;
 }

@@ -37,6 +37,7 @@ static struct {
 static struct {
 	enum death death;
 	enum migr_phase killed_in;
+	bool writes_in_save;	/* of the source's VMM */
 	pid_t pid;
 	char address[64];
 } peer;
@@ -243,6 +244,8 @@ static int src_save(struct migr_source *s, void *data)
 	unsigned char state[STATE_BYTES];
 
 	(void)data;
+	if (peer.writes_in_save)
+		*(volatile __u64 *)mem_page(&vm.mem, 3) = ++vm.expected[3];
 	for (size_t i = 0; i < sizeof(state); i++)
 		state[i] = i * 7;
 	return migr_source_write_state(s, state, sizeof(state));
@@ -360,6 +363,20 @@ static void dies_before_commit(void)
 	dies(NOWHERE, MIGR_PHASE_COMMIT, 1);
 }
 
+/* What a VMM writes once the memory is gone would be lost. */
+static void writes_while_saving(void)
+{
+	vm_start();
+	destination_start(NOWHERE, NO_PHASE);
+	peer.writes_in_save = true;
+	CHECK_EQ(source(), MIGR_OUTCOME_HERE);
+	peer.writes_in_save = false;
+	CHECK(destination_end(), "the destination took it");
+	CHECK_EQ(vm.resumes, 1);
+	vm_is_well();
+	moves_after_all();
+}
+
 /* It may have resumed the VM before it died: nobody here can know. */
 static void dies_after_commit(void)
 {
@@ -385,6 +402,7 @@ static const struct test_case cases[] = {
 	CASE(dies_in_load),
 	CASE(dies_before_commit),
 	CASE(dies_after_commit),
+	CASE(writes_while_saving),
 };
 
 int main(int argc, char **argv)

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash
+# shellcheck disable=SC2154 # here, top and self are the script's
 #
 # For scripts that run in a test VM: the guest of selftests/guest under stock
-# QEMU/KVM, started through migr, watched by its console.
+# QEMU/KVM, started through migr, watched by its console. And for the same
+# scripts on this host: how they get there.
 
 # The guest's command line. Arguments: name, console file, memory, and what its
 # worker is told (migr.fill=… and so on).
@@ -73,4 +75,19 @@ guest_is_well() {
 json_field() {
 	grep -a "\"type\":\"$2\"" "$1" 2>/dev/null | tail -n 1 |
 		sed -n "s/.*\"$3\":\(\"[^\"]*\"\|[^,}]*\).*/\1/p" | tr -d '"'
+}
+
+# A KTAP line for what the calling script does on a pair of hosts, where it is
+# called again as "source" and "destination". Arguments: number, title, folder
+# below build/check, the two kernels, seconds, and what more the source is told.
+on_hosts() {
+	local n=$1 title=$2 out=$top/build/check/$3 kernels=("$4" "$5") seconds=$6 result="not ok"
+
+	shift 6
+	rm -rf "$out"
+	mkdir -p "$out"
+	"$here/pair" --source-kernel "${kernels[0]}" --destination-kernel "${kernels[1]}" \
+		--memory 1500M --timeout "$seconds" --out "$out" --logs "$out" --no-tty \
+		-- "$self" source "$@" -- "$self" destination && result=ok
+	echo "$result $n $title"
 }

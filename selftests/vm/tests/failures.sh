@@ -162,7 +162,7 @@ still_here() {
 }
 
 source_host() {
-	local name what n=0 result
+	local name what n=$1 result
 
 	guest_command traveller "$console" 192M migr.fill=64M migr.rate=300
 	"$migr" run -- "${guest[@]}" > "$MIGR_OUT/source.qemu" 2>&1 &
@@ -294,17 +294,17 @@ destination_host() {
 }
 
 case ${1:-} in
-source)		source_host; exit ;;
+source)		source_host "$2"; exit ;;
 destination)	destination_host; exit ;;
 esac
 
 echo "KTAP version 1"
 count=$(grep -c : <<< "$cases")
-echo "1..$((count + 1))"
-out=$top/build/check/failures
-rm -rf "$out"
-mkdir -p "$out"
-result="not ok"
-"$here/pair" --memory 1500M --timeout 500 --out "$out" --logs "$out" --no-tty \
-	-- "$self" source -- "$self" destination && result=ok
-echo "$result $((count + 1)) nothing is left behind on either host"
+echo "1..$((2 * (count + 1)))"
+n=0
+for kernel in 6.1 6.12; do
+	echo "# Linux $kernel"
+	on_hosts $((n + count + 1)) "nothing is left behind on either host" \
+		"failures-$kernel" $kernel $kernel 400 $n
+	n=$((n + count + 1))
+done

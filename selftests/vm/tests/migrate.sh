@@ -60,11 +60,5 @@ for kernels in '6.1 6.1' '6.12 6.12' '6.1 6.12'; do
 	n=$((n + 1))
 	# shellcheck disable=SC2086 # two words
 	set -- $kernels
-	out=$top/build/check/migrate-$1-$2
-	rm -rf "$out"
-	result="not ok"
-	"$here/pair" --source-kernel "$1" --destination-kernel "$2" --memory 1500M \
-		--timeout 240 --out "$out" --logs "$out" --no-tty \
-		-- "$self" source -- "$self" destination && result=ok
-	echo "$result $n a writing guest moves from $1 to $2"
+	on_hosts $n "a writing guest moves from $1 to $2" "migrate-$1-$2" "$1" "$2" 240
 done
