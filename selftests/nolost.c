@@ -81,12 +81,12 @@ static void migrate(pair_fn pair, __u32 flags, unsigned int migrations, unsigned
 
 static void unix_migration(void)
 {
-	migrate(unix_pair, 0, 2, PASSES / 4);
+	migrate(unix_pair, 0, 1, PASSES);
 }
 
 static void tcp_migration(void)
 {
-	migrate(tcp_pair, 0, 2, PASSES / 4);
+	migrate(tcp_pair, 0, 1, PASSES);
 }
 
 static void tcp_copy_migration(void)

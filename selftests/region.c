@@ -304,7 +304,7 @@ static void punch(void)
 	CHECK(fallocate(m.fd, 0, (off_t)m.len, TEST_PAGE) == -1, "grown by fallocate");
 }
 
-static void size_is_sealed(void)
+static void size_is_fixed(void)
 {
 	struct migr_region_info info;
 	struct mem m = mem_new(4);
@@ -691,7 +691,7 @@ static const struct test_case cases[] = {
 	CASE(reopened),
 	CASE(reopened_read_only),
 	CASE(punch),
-	CASE(size_is_sealed),
+	CASE(size_is_fixed),
 	CASE(write_refused),
 	CASE(reading),
 	CASE(seeking),

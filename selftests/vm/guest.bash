@@ -45,14 +45,14 @@ beat() {
 		sed -n "s/.*[ :]$2=\([0-9]*\).*/\1/p"
 }
 
-# The guest is alive and its memory right: it has swept all of what it filled
-# (or, idle, beaten twice) since now, without an error. Arguments: console,
-# seconds.
+# The guest is alive and its memory right: it begins and ends a sweep of all of
+# what it filled (or, idle, beats twice more) from now on, without an error. Its
+# count goes on from before it moved, so what it is at first must be seen first.
+# Arguments: console, seconds.
 guest_is_well() {
-	local console=$1 seconds=$2 end=$((SECONDS + $2)) field=sweeps since now errors
+	local console=$1 seconds=$2 end=$((SECONDS + $2)) field=sweeps since= now errors
 
 	[ -z "${GUEST_IDLE:-}" ] || field=up
-	since=$(beat "$console" $field)
 	while :; do
 		errors=$(beat "$console" errors)
 		if [ "${errors:-0}" -ne 0 ] || grep -aq 'guest: error' "$console"; then
@@ -61,7 +61,8 @@ guest_is_well() {
 			return 1
 		fi
 		now=$(beat "$console" $field)
-		[ -z "$now" ] || [ "$now" -lt $((${since:-0} + 2)) ] || return 0
+		since=${since:-$now}
+		[ -z "$now" ] || [ "$now" -lt $((since + 2)) ] || return 0
 		if [ $SECONDS -ge $end ]; then
 			echo "the guest did not check all its memory in $seconds s; its console ends:" >&2
 			tail -n 5 "$console" >&2

@@ -151,7 +151,7 @@ source_last() {
 
 # The guest is here, well, and at its full speed.
 still_here() {
-	guest_is_well "$console" 60 || return 1
+	guest_is_well "$console" 90 || return 1
 	# The tracking stops when the last of the failed attempt is gone.
 	for ((i = 0; i < 100; i++)); do
 		[ "$("$migr" ls --json | grep -o '"tracked":[a-z]*')" != '"tracked":false' ] || return 0
@@ -278,7 +278,7 @@ destination_killed_state() {
 destination_last() {
 	receive_begin last 192M
 	wait "$receive" || { cat "$MIGR_OUT/receive.last"; return 1; }
-	guest_is_well "$MIGR_OUT/destination.console" 60
+	guest_is_well "$MIGR_OUT/destination.console" 90
 }
 
 destination_host() {

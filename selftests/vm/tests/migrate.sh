@@ -22,7 +22,7 @@ source_host() {
 	"$migr" run -- "${guest[@]}" > "$MIGR_OUT/source.qemu" 2>&1 &
 	vm=$!
 	await_line "$console" '^guest: filled' 120 $vm || return 1
-	guest_is_well "$console" 60 || return 1
+	guest_is_well "$console" 90 || return 1
 	await_line "$MIGR_OUT/receive" '^waiting' 60 || return 1
 	"$migr" send --json --verify traveller 198.51.100.2 > "$MIGR_OUT/send" || {
 		tail -n 1 "$MIGR_OUT/send"
@@ -44,7 +44,7 @@ destination_host() {
 	guest_command traveller "$console" 256M migr.fill=96M migr.rate=500
 	"$migr" receive --once --listen 198.51.100.2 -- "${guest[@]}" \
 		> "$MIGR_OUT/receive" 2>&1 || { cat "$MIGR_OUT/receive"; return 1; }
-	guest_is_well "$console" 60 || return 1
+	guest_is_well "$console" 90 || return 1
 	touch "$MIGR_OUT/checked"
 }
 

@@ -39,7 +39,7 @@ receive() {
 		cat "$MIGR_OUT/receive.$leg"
 		return 1
 	}
-	guest_is_well "$MIGR_OUT/console.$leg" 60 || return 1
+	guest_is_well "$MIGR_OUT/console.$leg" 90 || return 1
 }
 
 # Even legs leave the source host, odd ones come back to it.

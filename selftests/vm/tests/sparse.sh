@@ -45,7 +45,7 @@ destination_host() {
 	guest_command idler "$console" 1G migr.idle
 	"$migr" receive --once --listen 198.51.100.2 -- "${guest[@]}" \
 		> "$MIGR_OUT/receive" 2>&1 || { cat "$MIGR_OUT/receive"; return 1; }
-	guest_is_well "$console" 60 || return 1
+	guest_is_well "$console" 90 || return 1
 	touch "$MIGR_OUT/checked"
 }
 

@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * The tracepoints: a write, a fetch and a migration leave each of them in the
+ * trace, with the numbers that the interface tells.
+ */
+#include "migration.h"
+
+#define TRACING	"/sys/kernel/tracing/"
+
+static void trace_begin(void)
+{
+	if (!file_write(TRACING "events/migr/enable", "1"))
+		test_skip("no " TRACING "events/migr: %s", strerror(errno));
+	CHECK(file_write(TRACING "trace", ""), "cannot clear the trace");
+}
+
+static void trace_has(const char *pattern)
+{
+	char command[256];
+
+	snprintf(command, sizeof(command), "grep -qE '%s' " TRACING "trace", pattern);
+	CHECK(!run_command(command), "no '%s' in the trace", pattern);
+}
+
+static void events(void)
+{
+	struct mem m = mem_new(1024), copy = mem_new(1024);
+	__u64 bitmap[16];
+	struct link l;
+	int tracker;
+
+	memset(mem_page(&m, 600), 1, TEST_PAGE);
+	trace_begin();
+	tracker = (int)CALL(region_track(m.fd));
+	CALL(tracker_fetch(tracker, 0, 1024, bitmap, NULL));
+	*(volatile unsigned char *)mem_page(&m, 600) = 2;
+	trace_has("migr_fault: region=[0-9]+ page=600 nr=1$");
+	trace_has("migr_collect: region=[0-9]+ first=512 dirty=512 ");
+	SYS(close(tracker));
+
+	link_open(&l, unix_pair, 0, &m, &copy, 1);
+	link_receive_start(&l);
+	link_pass(&l, MIGR_PASS_LAST);
+	link_receive_join(&l);
+	CHECK_EQ(l.received, 0);
+	trace_has("migr_chunk_sent: region=0 chunk=1 data=1 zero=511 bytes=4256$");
+	trace_has("migr_chunk_received: region=0 chunk=1 data=1 zero=511 bytes=4256$");
+	trace_has("migr_pass_done: pass=1 pages=1024 bytes=[0-9]+ ns=[0-9]+ last$");
+	link_close(&l);
+	CHECK(file_write(TRACING "events/migr/enable", "0"), "cannot disable the events");
+}
+
+static const struct test_case cases[] = {
+	CASE(events),
+};
+
+int main(int argc, char **argv)
+{
+	return test_main(cases, ARRAY_SIZE(cases), argc, argv);
+}
