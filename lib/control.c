@@ -112,18 +112,28 @@ void control_clean(char *text)
 			*text = '?';
 }
 
+/* A sentence that quotes the peer. */
+static int __attribute__((format(printf, 3, 4)))
+quote(struct control *c, int error, const char *format, ...)
+{
+	va_list args;
+
+	va_start(args, format);
+	error_vset(c->error, error, format, args);
+	va_end(args);
+	control_clean(c->error->text);
+	return error;
+}
+
 /* What the peer reports in an "error" message becomes our sentence. */
 static int remote_error(struct control *c, const json_t *message)
 {
 	const char *text = json_string_value(json_object_get(message, "text"));
-	struct error copy;
 
 	if (!text)
 		return error_set(c->error, -EREMOTEIO, "the %s failed and did not say why",
 				 c->peer);
-	error_set(&copy, 0, "%s", text);
-	control_clean(copy.text);
-	return error_set(c->error, -EREMOTEIO, "%s: %s", c->peer, copy.text);
+	return quote(c, -EREMOTEIO, "%s: %s", c->peer, text);
 }
 
 static int read_message(struct control *c, uint64_t deadline, char **body, uint32_t *length)
@@ -163,8 +173,8 @@ int control_receive(struct control *c, uint64_t timeout_ms, json_t **message)
 	*message = json_loadb(body, length, JSON_REJECT_DUPLICATES, &je);
 	free(body);
 	if (!*message)
-		return error_set(c->error, -EPROTO, "the %s sent a message that is not JSON: %s",
-				 c->peer, je.text);
+		return quote(c, -EPROTO, "the %s sent a message that is not JSON: %s", c->peer,
+			     je.text);
 	if (!json_is_string(json_object_get(*message, "type"))) {
 		error = error_set(c->error, -EPROTO, "the %s sent a message without a type",
 				  c->peer);
@@ -186,19 +196,16 @@ const char *control_type(const json_t *message)
 int control_expect(struct control *c, const char *type, uint64_t timeout_ms,
 		   json_t **message)
 {
-	char got[32];
 	int error;
 
 	error = control_receive(c, timeout_ms, message);
 	if (error || !strcmp(control_type(*message), type))
 		return error;
-	strncpy(got, control_type(*message), sizeof(got) - 1);
-	got[sizeof(got) - 1] = '\0';
-	control_clean(got);
+	error = quote(c, -EPROTO, "the %s sent '%.31s' where '%s' was due", c->peer,
+		      control_type(*message), type);
 	json_decref(*message);
 	*message = NULL;
-	return error_set(c->error, -EPROTO, "the %s sent '%s' where '%s' was due", c->peer, got,
-			 type);
+	return error;
 }
 
 int control_unpack(struct control *c, json_t *message, const char *format, ...)
@@ -211,8 +218,8 @@ int control_unpack(struct control *c, json_t *message, const char *format, ...)
 	n = json_vunpack_ex(message, &je, 0, format, args);
 	va_end(args);
 	if (n < 0)
-		return error_set(c->error, -EPROTO, "the %s sent a bad '%s' message: %s", c->peer,
-				 control_type(message), je.text);
+		return quote(c, -EPROTO, "the %s sent a bad '%s' message: %s", c->peer,
+			     control_type(message), je.text);
 	return 0;
 }
 

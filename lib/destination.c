@@ -21,6 +21,8 @@
 /* For a newcomer to say what it wants. */
 #define GREETING_MS	1000
 #define TOKEN_BYTES	16
+/* The least that the source may be silent, whatever the time limit. */
+#define SILENCE_MS	30000ull
 
 struct migr_destination {
 	struct error error;
@@ -161,9 +163,11 @@ static int accept_one(struct migr_destination *d, uint64_t deadline_ns)
 		fd = accept4(d->listen_fd, NULL, NULL, SOCK_CLOEXEC);
 		if (fd >= 0)
 			break;
-		/* A connection that went away again is nothing to us. */
-		if (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == EBADF ||
-		    errno == EINVAL)
+		/* A connection that went away again, or its network, is nothing to us. */
+		if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED &&
+		    errno != EPROTO && errno != EPERM && errno != ENETDOWN &&
+		    errno != ENETUNREACH && errno != EHOSTDOWN && errno != EHOSTUNREACH &&
+		    errno != ENOPROTOOPT && errno != EOPNOTSUPP && errno != ENONET)
 			return error_set(&d->error, -errno, "cannot accept a connection: %s",
 					 strerror(errno));
 	}
@@ -350,6 +354,9 @@ static int accept_stream(struct migr_destination *d)
 	int fd;
 
 	for (;;) {
+		if (now_ns() >= deadline)
+			return error_set(&d->error, -ETIMEDOUT, "no connection came: %s",
+					 strerror(ETIMEDOUT));
 		fd = accept_one(d, deadline);
 		if (fd < 0)
 			return fd;
@@ -397,10 +404,12 @@ static int set_up(struct migr_destination *d, json_t *hello)
 
 /* ---- passes ----------------------------------------------------------- */
 
-/* The source speaks at least this often until the VM is here. */
+/* How long the source may say nothing; its signs of life keep no time limit of ours. */
 static uint64_t silence_ms(const struct migr_destination *d)
 {
-	return 2ull * d->timeout_ms;
+	uint64_t twice = 2ull * d->timeout_ms;
+
+	return twice > SILENCE_MS ? twice : SILENCE_MS;
 }
 
 /* The next message that is not a mere sign of life. */

@@ -77,7 +77,7 @@ int control_receive(struct control *c, uint64_t timeout_ms, json_t **message);
 int control_expect(struct control *c, const char *type, uint64_t timeout_ms,
 		   json_t **message);
 const char *control_type(const json_t *message);
-/* json_unpack() of the fields of a message; steals the reference to it. */
+/* json_unpack() of the fields of a message; what it gives lives as long as that. */
 int control_unpack(struct control *c, json_t *message, const char *format, ...);
 /* Tell the peer what went wrong; best effort. */
 void control_send_error(struct control *c, const char *text);

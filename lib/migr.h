@@ -219,7 +219,11 @@ struct migr_source_ops {
 	 * called, whether or not it had succeeded; never once COMMIT is sent.
 	 */
 	int (*resume)(struct migr_source *s, void *data);
-	/* About every 200 ms during passes and at each new phase; may be NULL. */
+	/*
+	 * About every 200 ms during passes and at each new phase; may be NULL.
+	 * During passes migr_source_fail(), because the VMM has died say, ends
+	 * the run.
+	 */
 	void (*progress)(struct migr_source *s, void *data, const struct migr_progress *p);
 };
 

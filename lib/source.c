@@ -43,6 +43,8 @@ struct migr_source {
 	uint64_t begun_ns, stopped_ns, heartbeat_ns;
 	uint64_t round_trip_ns;
 	bool pause_called;
+	bool stream_broke;		/* the destination may say why */
+	int failed;			/* what the VMM reported last */
 };
 
 int migr_source_new(struct migr *m, struct migr_source **source)
@@ -90,6 +92,7 @@ int migr_source_fail(struct migr_source *s, int error, const char *format, ...)
 	va_start(args, format);
 	error_vset(&s->error, error, format, args);
 	va_end(args);
+	s->failed = error;
 	return error;
 }
 
@@ -103,16 +106,18 @@ void migr_source_cancel(struct migr_source *s)
 	run_cancel(&s->state, s->cancel_fd);
 }
 
-static void report(struct migr_source *s)
+static int report(struct migr_source *s)
 {
 	struct migr_progress *p = &s->progress;
 
 	if (!s->ops->progress)
-		return;
+		return 0;
 	p->elapsed_ns = now_ns() - s->begun_ns;
 	p->bytes_per_second = p->status.pass_ns ?
 		p->status.pass_wire_bytes * (double)NS_PER_S / p->status.pass_ns : 0;
+	s->failed = 0;
 	s->ops->progress(s, s->data, p);
+	return s->failed;
 }
 
 static void phase(struct migr_source *s, enum migr_phase phase)
@@ -284,16 +289,18 @@ static int wait_pass(struct migr_source *s)
 			return error_set(&s->error, -ECANCELED, "cancelled");
 		if (n > 0 && p[0].revents) {
 			error = migration_join(g);
-			return error ? better_reason(s, error) : 0;
+			s->stream_broke = error;
+			return error;
 		}
 		if (n > 0 && p[2].revents)
 			return unexpected(s);
 		error = migration_status(g, &s->progress.status);
 		if (!error)
 			error = heartbeat(s);
-		if (error)
+		if (!error)
+			error = report(s);
+		if (error < 0)
 			return error;
-		report(s);
 	}
 }
 
@@ -352,7 +359,9 @@ static int live_passes(struct migr_source *s)
 		predicted = prediction_after_pass(&s->prediction, &s->progress.status,
 						  s->progress.page_size, fixed);
 		s->progress.predicted_downtime_ns = predicted;
-		report(s);
+		error = report(s);
+		if (error < 0)
+			return error;
 		verdict = prediction_verdict(&s->prediction, predicted, limit,
 					     s->options.pass_limit);
 	} while (verdict == VERDICT_AGAIN);
@@ -516,26 +525,28 @@ static int migrate(struct migr_source *s, const char *address)
 /* Before COMMIT: the VM first, then the peer. */
 static int fail_back(struct migr_source *s, int error)
 {
-	struct error why;
+	struct error why, stuck = { "" };
 	int resumed = 0;
 
-	if (error == -ECONNRESET && s->control.fd >= 0)
-		error = better_reason(s, error);
 	why = s->error;
 	migration_stop(&s->migration);
 	if (s->pause_called) {
 		error_set(&s->error, 0, "the VMM could not resume it");
 		resumed = s->ops->resume(s, s->data);
+		stuck = s->error;
 	}
-	if (s->control.fd >= 0)
-		control_send_error(&s->control, why.text);
-	if (resumed >= 0) {
-		s->error = why;
+	s->error = why;
+	if (s->control.fd >= 0) {
+		if (s->stream_broke || error == -ECONNRESET)
+			error = better_reason(s, error);
+		control_send_error(&s->control, s->error.text);
+	}
+	if (resumed >= 0)
 		return error;
-	}
 	s->result->outcome = MIGR_OUTCOME_STUCK;
+	why = s->error;
 	return error_set(&s->error, error, "%s; then the VM could not be resumed here: %s",
-			 why.text, s->error.text);
+			 why.text, stuck.text);
 }
 
 static int check_run(struct migr_source *s)

@@ -21,8 +21,17 @@ struct listing {
 	unsigned int count;
 };
 
+/* What other processes call themselves: ASCII without control characters. */
+static void clean(struct text *t)
+{
+	for (char *c = t->s; *c; c++)
+		if (*c < ' ' || *c > '~')
+			*c = '?';
+}
+
 static void list_one(const struct vm *vm, void *data)
 {
+	struct text name = vm->name, qmp = vm->qmp;
 	struct listing *l = data;
 	uint64_t ram = 0, resident = 0;
 	bool tracked = false;
@@ -32,19 +41,21 @@ static void list_one(const struct vm *vm, void *data)
 		resident += vm->regions[i].info.resident;
 		tracked |= vm->regions[i].info.state & MIGR_REGION_TRACKED;
 	}
+	clean(&name);
+	clean(&qmp);
 	if (l->json) {
 		print_json(json_pack("{s:s, s:i, s:s, s:I, s:I, s:b, s:s}", "type", "vm", "pid",
-				     (int)vm->pid, "name", vm->name.s, "ram_bytes", (json_int_t)ram,
+				     (int)vm->pid, "name", name.s, "ram_bytes", (json_int_t)ram,
 				     "resident_bytes", (json_int_t)resident, "tracked", tracked,
-				     "qmp", vm->qmp.s));
+				     "qmp", qmp.s));
 		return;
 	}
 	if (!l->count++)
 		printf("%8s  %-20s %10s %12s  %-7s  %s\n", "PID", "NAME", "RAM MiB", "RESIDENT MiB",
 		       "TRACKED", "QMP");
-	printf("%8d  %-20s %10.0f %12.1f  %-7s  %s\n", vm->pid, vm->name.s[0] ? vm->name.s : "-",
+	printf("%8d  %-20s %10.0f %12.1f  %-7s  %s\n", vm->pid, name.s[0] ? name.s : "-",
 	       ram / 1048576.0, resident / 1048576.0, tracked ? "yes" : "no",
-	       vm->qmp.s[0] ? vm->qmp.s : "-");
+	       qmp.s[0] ? qmp.s : "-");
 }
 
 int cmd_ls(int argc, char **argv)

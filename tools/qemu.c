@@ -20,6 +20,8 @@
 #define MS		1000000ull
 #define SWITCHOVER_MS	30000
 #define START_MS	60000
+#define RESCUE_MS	60000
+#define RETRY_MS	1000
 #define STATE_FD	"migr-state"
 /* Above this it is not device state, but memory that is not on /dev/migr. */
 #define STATE_MAX	(1ull << 30)
@@ -192,7 +194,14 @@ failed:
 static int source_pause(struct migr_source *s, void *data, uint64_t *stopped_ns)
 {
 	struct qemu *q = data;
+	struct text status;
 
+	if (!vm_status(q, &status))
+		return source_fail(s, q);
+	if (strcmp(status.s, "running"))
+		return migr_source_fail(s, -EBUSY,
+					"the VM was stopped meanwhile, not by migr: QEMU calls it '%s'",
+					status.s);
 	q->state_fd = memfd_create("migr-state", MFD_CLOEXEC);
 	if (q->state_fd < 0)
 		return migr_source_fail(s, -errno, "no file for the device state: %s",
@@ -269,6 +278,10 @@ static bool go_on(struct qemu *q)
 		return false;
 	if (!strcmp(status.s, "running"))
 		return true;
+	/* A migration stops it so; in any other state it was not us. */
+	q->left_stopped = strcmp(status.s, "finish-migrate") && strcmp(status.s, "postmigrate");
+	if (q->left_stopped)
+		return true;
 	/* It may have begun to resume by itself; asking twice is harmless. */
 	if (!qmp_command(&q->qmp, "cont", NULL, NULL) || !vm_status(q, &status))
 		return false;
@@ -285,11 +298,25 @@ static int source_resume(struct migr_source *s, void *data)
 
 void qemu_rescue(const char *qmp_path)
 {
-	struct qemu q = { .state_fd = -1, .watch.fd = -1 };
+	uint64_t now = clock_ns(), deadline = now + RESCUE_MS * MS;
+	bool over;
 
-	if (qmp_open(&q.qmp, qmp_path))
-		go_on(&q);
-	qemu_source_close(&q);
+	do {
+		struct qemu q = { .state_fd = -1, .watch.fd = -1 };
+
+		if (qmp_open_within(&q.qmp, qmp_path, (deadline - now) / MS)) {
+			over = go_on(&q);
+			/* What it does next may let us; it tells of it. */
+			if (!over)
+				json_decref(qmp_event(&q.qmp, clock_ns() + RETRY_MS * MS));
+			set_capabilities(&q, true, false);
+		} else {
+			/* Nobody listens: it has ended. */
+			over = q.qmp.fd < 0;
+		}
+		qmp_close(&q.qmp);
+		now = clock_ns();
+	} while (!over && now < deadline);
 }
 
 bool qemu_source_finish(struct qemu *q, bool keep)
@@ -317,11 +344,12 @@ static void source_progress(struct migr_source *s, void *data, const struct migr
 {
 	struct qemu *q = data;
 
-	(void)s;
 	/* From COMMIT on nobody resumes it here. */
 	if (p->phase == MIGR_PHASE_COMMIT)
 		watch_end(&q->watch);
 	progress(q, p);
+	if (p->phase == MIGR_PHASE_PASSES && !qmp_alive(&q->qmp))
+		source_fail(s, q);
 }
 
 const struct migr_source_ops qemu_source_ops = {
@@ -416,13 +444,10 @@ static int destination_load(struct migr_destination *d, void *data)
 static int destination_resume(struct migr_destination *d, void *data)
 {
 	struct qemu *q = data;
-	int error = 0;
 
-	if (!qmp_command(&q->qmp, "cont", NULL, NULL))
-		error = destination_fail(d, q);
-	/* From COMMIT on it is not ours to kill. */
+	/* From COMMIT on it must not be killed, least of all once it runs. */
 	child_release(&q->child);
-	return error;
+	return qmp_command(&q->qmp, "cont", NULL, NULL) ? 0 : destination_fail(d, q);
 }
 
 static void close_destination(struct qemu *q)
@@ -445,14 +470,15 @@ static void destination_abort(struct migr_destination *d, void *data)
 
 bool qemu_destination_finish(struct qemu *q)
 {
-	bool good;
+	return qmp_command(&q->qmp, "announce-self",
+			   json_pack("{s:i, s:i, s:i, s:i}", "initial", 50, "max", 550,
+				     "rounds", 5, "step", 100), NULL);
+}
 
-	good = qmp_command(&q->qmp, "announce-self",
-			   json_pack("{s:i, s:i, s:i, s:i}", "initial", 50, "max", 550, "rounds", 5,
-				     "step", 100), NULL) &&
-	       set_capabilities(q, false, false);
+void qemu_destination_close(struct qemu *q)
+{
+	set_capabilities(q, false, false);
 	close_destination(q);
-	return good;
 }
 
 static int destination_progress(struct migr_destination *d, void *data,

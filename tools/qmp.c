@@ -131,13 +131,14 @@ static bool execute(struct qmp *q, const char *command, json_t *arguments, int f
 		    json_t **result)
 {
 	uint64_t deadline = clock_ns() + COMMAND_MS * MS;
-	json_t *object, *value;
+	json_t *object, *value, *id;
 	const char *text;
 	bool sent;
 
 	if (!arguments)
 		arguments = json_object();
-	object = json_pack("{s:s, s:o}", "execute", command, "arguments", arguments);
+	object = json_pack("{s:s, s:o, s:I}", "execute", command, "arguments", arguments,
+			   "id", ++q->last_id);
 	sent = object && send_line(q, object, fd);
 	json_decref(object);
 	if (!sent)
@@ -145,6 +146,12 @@ static bool execute(struct qmp *q, const char *command, json_t *arguments, int f
 	while ((object = next(q, deadline))) {
 		if (json_object_get(object, "event")) {
 			json_array_append_new(q->events, object);
+			continue;
+		}
+		/* Late, to a command that was given up. */
+		id = json_object_get(object, "id");
+		if (id && json_integer_value(id) != q->last_id) {
+			json_decref(object);
 			continue;
 		}
 		value = json_object_get(object, "return");
@@ -215,17 +222,20 @@ bool qmp_attach(struct qmp *q, int fd, uint32_t timeout_ms)
 	return qmp_command(q, "qmp_capabilities", NULL, NULL);
 }
 
-bool qmp_open(struct qmp *q, const char *path)
+bool qmp_open_within(struct qmp *q, const char *path, uint32_t timeout_ms)
 {
+	struct timeval t = { timeout_ms / 1000, timeout_ms % 1000 * 1000 };
 	struct sockaddr_un sun = { .sun_family = AF_UNIX };
+	uint64_t now, deadline = clock_ns() + timeout_ms * MS;
 	int fd;
 
 	*q = (struct qmp){ .fd = -1 };
 	if (strlen(path) >= sizeof(sun.sun_path))
 		return text_set(&q->error, "the path of the QMP socket is too long: %s", path);
 	strcpy(sun.sun_path, path);
-	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (fd < 0 || connect(fd, (struct sockaddr *)&sun, sizeof(sun)) < 0) {
+	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &t, sizeof(t)) < 0 ||
+	    connect(fd, (struct sockaddr *)&sun, sizeof(sun)) < 0) {
 		text_set(&q->error, errno == EAGAIN ? "the QMP socket %s is busy: %s" :
 		     "cannot connect to the QMP socket %s: %s", path,
 		     errno == EAGAIN ? "another program uses it" : strerror(errno));
@@ -233,12 +243,18 @@ bool qmp_open(struct qmp *q, const char *path)
 			close(fd);
 		return false;
 	}
-	if (qmp_attach(q, fd, GREETING_MS))
+	now = clock_ns();
+	if (qmp_attach(q, fd, now < deadline ? (deadline - now) / MS : 0))
 		return true;
 	if (!strcmp(q->error.s, "QEMU does not answer"))
 		text_set(&q->error,
 			 "the QMP socket %s is busy: another program uses it, or QEMU hangs", path);
 	return false;
+}
+
+bool qmp_open(struct qmp *q, const char *path)
+{
+	return qmp_open_within(q, path, GREETING_MS);
 }
 
 void qmp_close(struct qmp *q)

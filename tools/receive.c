@@ -48,7 +48,7 @@ static void interrupt(int signal)
 static void handle_signals(struct migr_destination *d)
 {
 	static const int signals[] = { SIGINT, SIGTERM, SIGHUP };
-	struct sigaction action = { .sa_handler = interrupt };
+	struct sigaction action = { .sa_handler = d ? interrupt : SIG_IGN };
 
 	running = d;
 	for (size_t i = 0; i < sizeof(signals) / sizeof(*signals); i++)
@@ -104,8 +104,10 @@ static int receive_one(struct migr_destination *d, const struct arguments *a, st
 	int error;
 
 	error = migr_destination_run(d, &a->options, &qemu_destination_ops, q, &r);
-	if (r.outcome != MIGR_OUTCOME_HERE && !qemu_destination_finish(q))
+	if (r.outcome == MIGR_OUTCOME_MOVED && !qemu_destination_finish(q))
 		complain("the VM has arrived; afterwards: %s", q->qmp.error.s);
+	if (r.outcome != MIGR_OUTCOME_HERE)
+		qemu_destination_close(q);
 	if (error)
 		sentence = migr_destination_error(d);
 	print_result(&r, q->vm_name.s, sentence, false, a->json, NULL);
@@ -135,6 +137,7 @@ static int receive_all(struct migr *m, const struct arguments *a, char **argv)
 	do {
 		status = receive_one(d, a, &q);
 	} while (!a->once && !interrupted);
+	handle_signals(NULL);
 	migr_destination_free(d);
 	return interrupted && status ? 128 + interrupted : status;
 }

@@ -138,14 +138,22 @@ static int exit_status(const struct migr_result *r)
 	}
 }
 
-static void tell(const struct arguments *a, const struct qemu *q, struct migr_source *s,
+/* What a failure before COMMIT means for the VM. */
+static const char *consequence(struct qemu *q)
+{
+	if (!qmp_alive(&q->qmp))
+		return "";
+	return q->left_stopped ? "; the VM stays here, stopped as it was" : "; the VM runs on here";
+}
+
+static void tell(const struct arguments *a, struct qemu *q, struct migr_source *s,
 		 const struct migr_result *r)
 {
 	const char *name = q->vm_name.s[0] ? q->vm_name.s : a->vm;
 	struct text sentence;
 
 	text_set(&sentence, "%s%s", migr_source_error(s),
-		 r->outcome == MIGR_OUTCOME_HERE ? "; the VM runs on here" : "");
+		 r->outcome == MIGR_OUTCOME_HERE ? consequence(q) : "");
 	print_result(r, name, r->outcome == MIGR_OUTCOME_MOVED ? NULL : sentence.s, true, a->json,
 		     a->report);
 }

@@ -131,11 +131,14 @@ struct qmp {
 	char *buffer;
 	size_t length, size;
 	json_t *events;		/* that have come and nobody asked for yet */
+	json_int_t last_id;	/* of the latest command */
 	struct text error;
 };
 
 /* Take over a connected monitor: wait for its greeting, negotiate. */
 bool qmp_attach(struct qmp *q, int fd, uint32_t timeout_ms);
+/* Connect and attach. If q->fd is -1 afterwards nobody listens, or took us in time. */
+bool qmp_open_within(struct qmp *q, const char *path, uint32_t timeout_ms);
 bool qmp_open(struct qmp *q, const char *path);
 void qmp_close(struct qmp *q);
 /* Run a command. Steals arguments (may be NULL). result may be NULL. */
@@ -160,6 +163,7 @@ struct qemu {
 	char *const *argv;	/* destination: the command to start */
 	struct migr *m;		/* destination */
 	bool json;
+	bool left_stopped;	/* source: somebody else stopped the VM: not ours to resume */
 	struct text vm_name;
 };
 
@@ -177,10 +181,9 @@ bool qemu_source_finish(struct qemu *q, bool keep);
 void qemu_rescue(const char *qmp_path);
 /* Undo what qemu_source_open() changed, and close. */
 void qemu_source_close(struct qemu *q);
-/*
- * COMMIT has come: make the network find the guest, leave QEMU as one that was
- * never migrated.
- */
+/* The VM runs here: make the network find the guest. */
 bool qemu_destination_finish(struct qemu *q);
+/* COMMIT has come: leave QEMU as one that was never migrated, and close. */
+void qemu_destination_close(struct qemu *q);
 
 #endif /* MIGR_TOOL_H */

@@ -8,6 +8,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -190,6 +191,8 @@ bool vm_find(struct migr *m, const char *which, struct vm *vm, struct text *erro
 
 	if (*end || end == which || pid <= 0)
 		return find_name(m, which, vm, error);
+	if (pid > INT_MAX)
+		return text_set(error, "no process has the number %.64s", which);
 	describe(vm, pid);
 	return take(m, vm, error);
 }

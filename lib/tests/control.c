@@ -113,6 +113,18 @@ static void test_garbage(void **state)
 	expect_failure(p, -EPROTO, "not JSON");
 }
 
+/* The parser's complaint repeats what it read. */
+static void test_garbage_is_cleaned(void **state)
+{
+	static const char body[] = "\xc3\xa9\xc2\x9b";
+	struct pair *p = *state;
+
+	put(p, strlen(body), body, strlen(body));
+	expect_failure(p, -EPROTO, "not JSON");
+	for (const char *c = p->error.text; *c; c++)
+		assert_in_range(*c, ' ', '~');
+}
+
 static void test_truncated(void **state)
 {
 	struct pair *p = *state;
@@ -165,7 +177,8 @@ int main(void)
 #define TEST(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
 	const struct CMUnitTest tests[] = {
 		TEST(test_round_trip), TEST(test_bad_lengths), TEST(test_garbage),
-		TEST(test_truncated), TEST(test_silence), TEST(test_full),
+		TEST(test_garbage_is_cleaned), TEST(test_truncated), TEST(test_silence),
+		TEST(test_full),
 		TEST(test_wrong_type), TEST(test_remote_error),
 	};
 

@@ -25,10 +25,11 @@ struct side {
 	int region;
 	uint8_t *memory;
 	uint32_t length;
-	int fail_pause, fail_save, fail_resume, fail_prepare, fail_load;
+	int fail_passes, fail_pause, fail_save, fail_resume, fail_prepare, fail_load;
 	unsigned int paused, resumed, aborted;
 	bool tamper;			/* destination: change memory before its digest */
-	bool cancel_in_save, hang_in_resume;
+	bool cancel_in_save, hang_in_resume, break_stream;
+	uint64_t paused_ns, resumed_ns;
 	uint64_t seed;
 	enum migr_phase last_phase;
 	int error;
@@ -75,6 +76,9 @@ static int vm_pause(struct migr_source *s, void *data, uint64_t *stopped_ns)
 
 	assert_true(*stopped_ns > 0);
 	side->paused++;
+	side->paused_ns = now_ns();
+	if (side->break_stream)
+		fake_receive_error = ECONNRESET;
 	return side->fail_pause ? migr_source_fail(s, side->fail_pause, "will not stop") : 0;
 }
 
@@ -97,6 +101,7 @@ static int vm_resume_here(struct migr_source *s, void *data)
 	struct side *side = data;
 
 	side->resumed++;
+	side->resumed_ns = now_ns();
 	return side->fail_resume ? migr_source_fail(s, side->fail_resume, "will not go on") : 0;
 }
 
@@ -104,8 +109,9 @@ static void source_progress(struct migr_source *s, void *data, const struct migr
 {
 	struct side *side = data;
 
-	(void)s;
 	side->last_phase = p->phase;
+	if (side->fail_passes && p->phase == MIGR_PHASE_PASSES)
+		migr_source_fail(s, side->fail_passes, "has died");
 }
 
 static const struct migr_source_ops source_ops = {
@@ -379,6 +385,30 @@ static void test_kernel_refuses(void **state)
 	assert_int_equal(f->destination.aborted, 1);
 }
 
+static void test_vmm_dies(void **state)
+{
+	struct fixture *f = *state;
+
+	f->source.fail_passes = -EIO;
+	run_both(f);
+	assert_here(f, -EIO, "has died");
+	assert_int_equal(f->source.paused, 0);
+	assert_string_equal(f->destination.text, "source: has died");
+}
+
+/* The destination says why only a second later: the VM does not wait for it. */
+static void test_stream_breaks_in_pause(void **state)
+{
+	struct fixture *f = *state;
+
+	f->source.break_stream = true;
+	run_both(f);
+	assert_here(f, -EREMOTEIO, "destination: the stream's connection was closed");
+	assert_int_equal(f->source.resumed, 1);
+	assert_true(f->source.resumed_ns - f->source.paused_ns < NS_PER_S);
+	assert_int_equal(f->destination.aborted, 1);
+}
+
 static void test_pause_fails(void **state)
 {
 	struct fixture *f = *state;
@@ -576,6 +606,25 @@ static void test_rogue_sources(void **state)
 	assert_moved(f);
 }
 
+/* Be a source, up to where the stream is due; the control channel. */
+static int ask(struct fixture *f, struct control *c)
+{
+	json_t *message;
+
+	c->fd = socket_connect(f->address, -1, 1000, c->error);
+	assert_int_equal(control_send(c, json_pack("{s:s, s:i, s:i}", "type", "hello", "version",
+						   CONTROL_VERSION, "wire_version", 1)), 0);
+	assert_int_equal(control_expect(c, "hello", 1000, &message), 0);
+	json_decref(message);
+	assert_int_equal(control_send(c, json_pack("{s:s, s:s, s:i, s:[{s:i, s:s, s:i}]}", "type",
+						   "request", "vm", "test", "page_size", FAKE_PAGE,
+						   "regions", "id", 5, "name", "memory", "length",
+						   LENGTH)), 0);
+	assert_int_equal(control_expect(c, "ready", 1000, &message), 0);
+	json_decref(message);
+	return c->fd;
+}
+
 /* Nor does a stream get in without the token. */
 static void test_wrong_token(void **state)
 {
@@ -588,18 +637,7 @@ static void test_wrong_token(void **state)
 	int control;
 
 	start_destination(f);
-	control = socket_connect(f->address, -1, 1000, &e);
-	c.fd = control;
-	assert_int_equal(control_send(&c, json_pack("{s:s, s:i, s:i}", "type", "hello", "version",
-						    CONTROL_VERSION, "wire_version", 1)), 0);
-	assert_int_equal(control_expect(&c, "hello", 1000, &message), 0);
-	json_decref(message);
-	assert_int_equal(control_send(&c, json_pack("{s:s, s:s, s:i, s:[{s:i, s:s, s:i}]}", "type",
-						    "request", "vm", "test", "page_size", FAKE_PAGE,
-						    "regions", "id", 5, "name", "memory", "length",
-						    LENGTH)), 0);
-	assert_int_equal(control_expect(&c, "ready", 1000, &message), 0);
-	json_decref(message);
+	control = ask(f, &c);
 	c.fd = socket_connect(f->address, -1, 1000, &e);
 	assert_int_equal(control_send(&c, json_pack("{s:s, s:s}", "type", "stream", "token",
 						    "00000000000000000000000000000000")), 0);
@@ -612,17 +650,43 @@ static void test_wrong_token(void **state)
 	assert_int_equal(f->destination.aborted, 1);
 }
 
+/* Nor do those who connect and say nothing keep the destination waiting. */
+static void test_silent_strays(void **state)
+{
+	struct fixture *f = *state;
+	struct error e;
+	struct control c = {
+		.cancel_fd = -1, .timeout_ms = 1000, .peer = "destination", .error = &e,
+	};
+	int control, strays[8];
+
+	start_destination(f);
+	control = ask(f, &c);
+	for (int i = 0; i < 8; i++)
+		strays[i] = socket_connect(f->address, -1, 1000, &e);
+	close(control);
+	pthread_join(f->thread, NULL);
+	for (int i = 0; i < 8; i++)
+		close(strays[i]);
+	assert_int_equal(f->destination.error, -ETIMEDOUT);
+	/* Each would cost a second. */
+	assert_true(f->destination.result.total_ns < 5 * NS_PER_S);
+	assert_int_equal(f->destination.aborted, 1);
+}
+
 int main(void)
 {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
 	const struct CMUnitTest tests[] = {
 		TEST(test_moves), TEST(test_again_after_failure), TEST(test_restless),
 		TEST(test_too_small), TEST(test_prepare_fails), TEST(test_kernel_refuses),
-		TEST(test_pause_fails), TEST(test_save_fails), TEST(test_stuck),
+		TEST(test_vmm_dies), TEST(test_pause_fails),
+		TEST(test_stream_breaks_in_pause), TEST(test_save_fails), TEST(test_stuck),
 		TEST(test_digests_differ), TEST(test_cancelled),
 		TEST(test_destination_cancelled), TEST(test_committed_and_failed),
 		TEST(test_committed_and_silent), TEST(test_rogue_destinations),
 		TEST(test_nobody_there), TEST(test_rogue_sources), TEST(test_wrong_token),
+		TEST(test_silent_strays),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
