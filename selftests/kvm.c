@@ -8,6 +8,7 @@
 #include <linux/kvm.h>
 #include <stdatomic.h>
 
+#include "kvm_guest.h"
 #include "migration.h"
 
 #define PAGES		4096U
@@ -15,38 +16,6 @@
 #define DATA_BASE	0x800000U
 #define PASSES		220
 #define VCPUS		2
-
-/*
- * eax: state of a xorshift generator, different for each vCPU; ecx: the stamp.
- * A page's first word and one that depends on the vCPU (edi) get the stamp.
- */
-asm(".pushsection .rodata\n"
-    ".code32\n"
-    ".globl guest_begin, guest_end\n"
-    "guest_begin:\n"
-    "	movl %eax, %edx\n"
-    "	shll $13, %edx\n"
-    "	xorl %edx, %eax\n"
-    "	movl %eax, %edx\n"
-    "	shrl $17, %edx\n"
-    "	xorl %edx, %eax\n"
-    "	movl %eax, %edx\n"
-    "	shll $5, %edx\n"
-    "	xorl %edx, %eax\n"
-    "	movl %eax, %ebx\n"
-    "	shrl $8, %ebx\n"
-    "	andl $2047, %ebx\n"
-    "	shll $12, %ebx\n"
-    "	addl $0x800000, %ebx\n"
-    "	incl %ecx\n"
-    "	movl %ecx, (%ebx)\n"
-    "	movl %ecx, (%ebx, %edi, 4)\n"
-    "	jmp guest_begin\n"
-    "guest_end:\n"
-    ".code64\n"
-    ".popsection\n");
-
-extern const unsigned char guest_begin[], guest_end[];
 
 struct vcpu {
 	int fd;
