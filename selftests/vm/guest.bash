@@ -78,6 +78,24 @@ json_field() {
 		sed -n "s/.*\"$3\":\(\"[^\"]*\"\|[^,}]*\).*/\1/p" | tr -d '"'
 }
 
+# Start the guest on /dev/migr, its process in $vm, and wait until it works. One
+# that does not come up under emulated KVM is started again: nothing of migr has
+# happened to it yet but the mapping of its memory. Arguments: console, QEMU's
+# output.
+boot_guest() {
+	local console=$1 log=$2 try
+
+	for try in 1 2 3; do
+		"$top/build/bin/migr" run -- "${guest[@]}" > "$log" 2>&1 &
+		vm=$!
+		await_line "$console" '^guest: (filled|up=)' 75 $vm && return 0
+		echo "# the guest did not come up in attempt $try"
+		kill -KILL $vm 2>/dev/null
+		wait $vm
+	done
+	return 1
+}
+
 # A KTAP line for what the calling script does on a pair of hosts, where it is
 # called again as "source" and "destination". Arguments: number, title, folder
 # below build/check, the two kernels, seconds, and what more the source is told.
@@ -88,7 +106,7 @@ on_hosts() {
 	rm -rf "$out"
 	mkdir -p "$out"
 	"$here/pair" --source-kernel "${kernels[0]}" --destination-kernel "${kernels[1]}" \
-		--memory 1500M --timeout "$seconds" --out "$out" --logs "$out" --no-tty \
+		--memory 1500M --timeout "$seconds" --out "$out" --logs "$out/hosts" --no-tty \
 		-- "$self" source "$@" -- "$self" destination && result=ok
 	echo "$result $n $title"
 }

@@ -165,9 +165,7 @@ source_host() {
 	local name what n=$1 result
 
 	guest_command traveller "$console" 192M migr.fill=64M migr.rate=300
-	"$migr" run -- "${guest[@]}" > "$MIGR_OUT/source.qemu" 2>&1 &
-	vm=$!
-	await_line "$console" '^guest: filled' 120 $vm || return 1
+	boot_guest "$console" "$MIGR_OUT/source.qemu" || return 1
 	while IFS=: read -r name what; do
 		[ -n "$name" ] || continue
 		n=$((n + 1))

@@ -19,9 +19,7 @@ source_host() {
 	local console=$MIGR_OUT/source.console vm field
 
 	guest_command traveller "$console" 256M migr.fill=96M migr.rate=500
-	"$migr" run -- "${guest[@]}" > "$MIGR_OUT/source.qemu" 2>&1 &
-	vm=$!
-	await_line "$console" '^guest: filled' 120 $vm || return 1
+	boot_guest "$console" "$MIGR_OUT/source.qemu" || return 1
 	guest_is_well "$console" 90 || return 1
 	await_line "$MIGR_OUT/receive" '^waiting' 60 || return 1
 	"$migr" send --json --verify traveller 198.51.100.2 > "$MIGR_OUT/send" || {

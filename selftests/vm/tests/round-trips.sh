@@ -47,8 +47,7 @@ source_host() {
 	local i
 
 	leg_command start
-	"$migr" run -- "${guest[@]}" > "$MIGR_OUT/qemu" 2>&1 &
-	await_line "$MIGR_OUT/console.start" '^guest: filled' 120 $! || return 1
+	boot_guest "$MIGR_OUT/console.start" "$MIGR_OUT/qemu" || return 1
 	for ((i = 0; i < 2 * trips; i += 2)); do
 		send $i 198.51.100.2 || return 1
 		receive $((i + 1)) 198.51.100.1 || return 1

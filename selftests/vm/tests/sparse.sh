@@ -16,10 +16,10 @@ export GUEST_IDLE=1
 . "$here/guest.bash"
 
 source_host() {
-	local console=$MIGR_OUT/source.console resident sent data
+	local console=$MIGR_OUT/source.console resident sent data vm
 
 	guest_command idler "$console" 1G migr.idle
-	"$migr" run -- "${guest[@]}" > "$MIGR_OUT/source.qemu" 2>&1 &
+	boot_guest "$console" "$MIGR_OUT/source.qemu" || return 1
 	guest_is_well "$console" 120 || return 1
 	await_line "$MIGR_OUT/receive" '^waiting' 60 || return 1
 	"$migr" ls --json > "$MIGR_OUT/ls"
