@@ -83,6 +83,48 @@ static inline struct vfsmount *migr_shmem_mount(void)
 #endif
 
 /*
+ * A page of a region to be filled: locked, with a reference, in its folio, which
+ * has no content yet unless it is up to date. migr_write_end() lets go of it,
+ * with @copied bytes filled, and clears what has no content.
+ */
+static inline struct folio *migr_write_begin(struct file *file, pgoff_t index)
+{
+	struct address_space *mapping = file->f_mapping;
+	void *data;
+	int ret;
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 12, 0)
+	struct page *page;
+
+	ret = mapping->a_ops->write_begin(file, mapping,
+					  (loff_t)index << PAGE_SHIFT,
+					  PAGE_SIZE, &page, &data);
+	return ret ? ERR_PTR(ret) : page_folio(page);
+#else
+	struct folio *folio;
+
+	ret = mapping->a_ops->write_begin(file, mapping,
+					  (loff_t)index << PAGE_SHIFT,
+					  PAGE_SIZE, &folio, &data);
+	return ret ? ERR_PTR(ret) : folio;
+#endif
+}
+
+static inline void migr_write_end(struct file *file, pgoff_t index,
+				  size_t copied, struct folio *folio)
+{
+	struct address_space *mapping = file->f_mapping;
+
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 12, 0)
+	mapping->a_ops->write_end(file, mapping, (loff_t)index << PAGE_SHIFT,
+				  PAGE_SIZE, copied,
+				  folio_file_page(folio, index), NULL);
+#else
+	mapping->a_ops->write_end(file, mapping, (loff_t)index << PAGE_SHIFT,
+				  PAGE_SIZE, copied, folio, NULL);
+#endif
+}
+
+/*
  * Lend the pages of @msg to the socket; like sock_sendmsg(), returns how many
  * bytes it took, and advances the iterator by as many.
  */

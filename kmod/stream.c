@@ -19,8 +19,9 @@
 #include <linux/slab.h>
 #include <linux/socket.h>
 #include <linux/uio.h>
+#include <net/af_unix.h>
 #include <net/sock.h>
-#include <net/tcp_states.h>
+#include <net/tcp.h>
 
 #include "compat.h"
 #include "device.h"
@@ -30,6 +31,12 @@
 #include "stream.h"
 #include "trace.h"
 #include "wire.h"
+
+/*
+ * Pages received at once: enough to share the cost of a call, and few enough
+ * for the sender to go on in the meantime.
+ */
+#define RECV_PAGES	64UL
 
 /**
  * enum stream_step - what a stream does next
@@ -42,6 +49,7 @@
  * @STEP_RECV_HEAD: destination: receive a header
  * @STEP_RECV_MASKS: destination: receive a chunk's masks
  * @STEP_RECV_PAGES: destination: receive its pages
+ * @STEP_RECV_END: destination: make its zero pages holes
  * @STEP_SEND_ACK: destination: acknowledge a pass
  * @STEP_DONE: destination: the last pass has been acknowledged
  * @STEP_FAILED: it cannot be used any more
@@ -56,6 +64,7 @@ enum stream_step {
 	STEP_RECV_HEAD,
 	STEP_RECV_MASKS,
 	STEP_RECV_PAGES,
+	STEP_RECV_END,
 	STEP_SEND_ACK,
 	STEP_DONE,
 	STEP_FAILED,
@@ -78,9 +87,12 @@ enum stream_step {
  * @iter: what is left of the current send or receive
  * @data: pages of the chunk with content, from its first
  * @zero: pages of the chunk that are zero
+ * @next: destination: the page of @data that is to be received next
+ * @filled: destination: bytes of it that have been
  * @nr_bvecs: pages in @bvecs
- * @bvecs: the pages with content; they are also in @batch.pages
- * @batch: source: what was collected; destination: the pages received into
+ * @bvecs: source: the pages of @data, which are also in @batch.pages;
+ *	destination: those that are being received into, with references
+ * @batch: source: what was collected
  */
 struct migr_stream {
 	struct migr_migration *migration;
@@ -101,6 +113,8 @@ struct migr_stream {
 	struct iov_iter iter;
 	DECLARE_BITMAP(data, MIGR_CHUNK_PAGES);
 	DECLARE_BITMAP(zero, MIGR_CHUNK_PAGES);
+	unsigned int next;
+	size_t filled;
 	unsigned int nr_bvecs;
 	struct bio_vec bvecs[MIGR_CHUNK_PAGES];
 	struct migr_batch batch;
@@ -453,26 +467,6 @@ static int step_recv_head(struct migr_stream *stream)
 	}
 }
 
-/* Take the pages that a chunk's content goes into. */
-static int take_pages(struct migr_stream *stream)
-{
-	struct address_space *mapping = stream->member->region->mapping;
-	pgoff_t first = stream->frame.value * MIGR_CHUNK_PAGES;
-	unsigned int i;
-
-	stream->batch.first = first;
-	for_each_set_bit(i, stream->data, MIGR_CHUNK_PAGES) {
-		struct page *page;
-
-		page = read_page(mapping, first + i);
-		if (IS_ERR(page))
-			return PTR_ERR(page);
-		stream->batch.pages[i] = page;
-		stream_add_page(stream, page);
-	}
-	return 0;
-}
-
 static int step_recv_masks(struct migr_stream *stream)
 {
 	struct migr_region *region = stream->member->region;
@@ -490,12 +484,123 @@ static int step_recv_masks(struct migr_stream *stream)
 		return ret;
 	stream->counts.data = bitmap_weight(stream->data, MIGR_CHUNK_PAGES);
 	stream->counts.zero = bitmap_weight(stream->zero, MIGR_CHUNK_PAGES);
-	ret = take_pages(stream);
+	stream->next = find_first_bit(stream->data, MIGR_CHUNK_PAGES);
+	stream->filled = 0;
+	stream->step = STEP_RECV_PAGES;
+	return 0;
+}
+
+/* Bytes that wait in the socket. Only a hint: others can read from it too. */
+static size_t stream_queued(const struct migr_stream *stream)
+{
+	struct sock *sk = stream->sock->sk;
+	long queued;
+
+	queued = sk->sk_family == AF_UNIX ? unix_inq_len(sk) : tcp_inq(sk);
+	return max(queued, 0L);
+}
+
+/* Go on to the page after @bytes more of the chunk's content. */
+static void stream_filled(struct migr_stream *stream, size_t bytes)
+{
+	stream->filled += bytes;
+	while (stream->filled >= PAGE_SIZE) {
+		stream->filled -= PAGE_SIZE;
+		stream->next = find_next_bit(stream->data, MIGR_CHUNK_PAGES,
+					     stream->next + 1);
+	}
+}
+
+static pgoff_t stream_first(const struct migr_stream *stream)
+{
+	return (pgoff_t)stream->frame.value * MIGR_CHUNK_PAGES;
+}
+
+/*
+ * Take the pages that the next content goes into. A new one is locked until it
+ * has content, which saves clearing it first. One that has some may be in use.
+ */
+static int take_pages(struct migr_stream *stream, unsigned int nr)
+{
+	struct file *file = stream->member->file;
+	unsigned int i = stream->next;
+
+	for_each_set_bit_from(i, stream->data, MIGR_CHUNK_PAGES) {
+		pgoff_t index = stream_first(stream) + i;
+		struct folio *folio;
+
+		if (stream->nr_bvecs == nr)
+			break;
+		folio = migr_write_begin(file, index);
+		if (IS_ERR(folio))
+			return stream->nr_bvecs ? 0 : PTR_ERR(folio);
+		stream_add_page(stream, folio_file_page(folio, index));
+		/* The lock of a large folio would be taken twice. */
+		if (folio_test_uptodate(folio) || folio_test_large(folio)) {
+			folio_get(folio);
+			migr_write_end(file, index, 0, folio);
+		}
+	}
+	return 0;
+}
+
+/* Let them go; @len bytes have been received into them. */
+static void give_pages(struct migr_stream *stream, size_t len)
+{
+	unsigned int i;
+
+	for (i = 0; i < stream->nr_bvecs; i++) {
+		struct folio *folio = page_folio(stream->bvecs[i].bv_page);
+		size_t copied = min(len, PAGE_SIZE);
+
+		if (!folio_test_uptodate(folio)) {
+			migr_write_end(stream->member->file, folio->index,
+				       copied, folio);
+		} else {
+			folio_mark_dirty(folio);
+			folio_put(folio);
+		}
+		len -= copied;
+	}
+	stream->nr_bvecs = 0;
+}
+
+/* Receive what has come already. */
+static int recv_queued(struct migr_stream *stream, unsigned int nr)
+{
+	struct msghdr msg = {};
+	int ret;
+
+	ret = take_pages(stream, nr);
 	if (ret)
 		return ret;
 	stream_set_pages(stream, ITER_DEST);
-	stream->step = STEP_RECV_PAGES;
-	return 0;
+	msg.msg_iter = stream->iter;
+	/* Nobody is to wait for a page's lock as long as we for the peer. */
+	ret = sock_recvmsg(stream->sock, &msg, MSG_DONTWAIT);
+	give_pages(stream, max(ret, 0));
+	return ret;
+}
+
+/* Receive the rest of a page, however long it takes. */
+static int recv_page(struct migr_stream *stream)
+{
+	struct address_space *mapping = stream->member->region->mapping;
+	struct msghdr msg = {};
+	struct bio_vec bvec;
+	struct page *page;
+	int ret;
+
+	page = read_page(mapping, stream_first(stream) + stream->next);
+	if (IS_ERR(page))
+		return PTR_ERR(page);
+	bvec_set_page(&bvec, page, PAGE_SIZE - stream->filled, stream->filled);
+	iov_iter_bvec(&msg.msg_iter, ITER_DEST, &bvec, 1, bvec.bv_len);
+	ret = sock_recvmsg(stream->sock, &msg, MSG_WAITALL);
+	/* Even a part must not be dropped by reclaim. */
+	set_page_dirty(page);
+	put_page(page);
+	return ret < 0 ? socket_error(ret) : ret;
 }
 
 /* Make zero pages holes, where there is anything. */
@@ -524,19 +629,35 @@ static int punch_zeroes(struct migr_stream *stream)
 
 static int step_recv_pages(struct migr_stream *stream)
 {
+	unsigned int nr = 0;
+	int ret = -EAGAIN;
+
+	if (stream->next == MIGR_CHUNK_PAGES) {
+		stream->step = STEP_RECV_END;
+		return 0;
+	}
+	if (!stream->filled)
+		nr = min(stream_queued(stream) / PAGE_SIZE, RECV_PAGES);
+	if (nr)
+		ret = recv_queued(stream, nr);
+	if (ret == -EAGAIN)
+		ret = recv_page(stream);
+	if (ret <= 0)
+		return ret ?: -ECONNRESET;
+	stream_filled(stream, ret);
+	return 0;
+}
+
+/* A chunk is complete. */
+static int step_recv_end(struct migr_stream *stream)
+{
 	struct migr_region *region = stream->member->region;
-	pgoff_t first = stream->frame.value * MIGR_CHUNK_PAGES;
-	unsigned int i, from, to;
+	unsigned int from, to;
 	int ret;
 
-	ret = stream_recv(stream);
-	if (ret)
-		return ret;
-	for (i = 0; i < stream->nr_bvecs; i++)
-		set_page_dirty(stream->bvecs[i].bv_page);
 	for_each_set_bitrange(from, to, stream->data, MIGR_CHUNK_PAGES)
-		migr_region_wrote(region, first + from, to - from);
-	stream_drop_pages(stream);
+		migr_region_wrote(region, stream_first(stream) + from,
+				  to - from);
 	ret = punch_zeroes(stream);
 	if (ret)
 		return ret;
@@ -576,6 +697,7 @@ static int (*const stream_steps[])(struct migr_stream *stream) = {
 	[STEP_RECV_HEAD] = step_recv_head,
 	[STEP_RECV_MASKS] = step_recv_masks,
 	[STEP_RECV_PAGES] = step_recv_pages,
+	[STEP_RECV_END] = step_recv_end,
 	[STEP_SEND_ACK] = step_send_ack,
 };
 
