@@ -13,6 +13,7 @@
 #include <linux/migr.h>
 
 #include "device.h"
+#include "inject.h"
 #include "migration.h"
 #include "region.h"
 #include "wire.h"
@@ -89,7 +90,7 @@ int migr_ucmd_reserve_fd(struct migr_ucmd *ucmd, __s32 *fd)
 {
 	int ret;
 
-	ret = get_unused_fd_flags(O_CLOEXEC);
+	ret = migr_may_fail(get_unused_fd_flags(O_CLOEXEC), -EMFILE);
 	if (ret < 0)
 		return ret;
 	*fd = ret;

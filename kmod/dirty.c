@@ -19,6 +19,7 @@
 #include "compat.h"
 #include "device.h"
 #include "dirty.h"
+#include "inject.h"
 #include "region.h"
 #include "trace.h"
 
@@ -245,7 +246,7 @@ static struct folio *lock_current(struct address_space *mapping,
 				  struct folio *folio, pgoff_t index)
 {
 	if (!RULE_BROKEN(2)) {
-		if (folio_lock_killable(folio))
+		if (migr_may_fail(folio_lock_killable(folio), -EINTR))
 			return ERR_PTR(-EINTR);
 		if (folio->mapping != mapping) {
 			folio_unlock(folio);
@@ -483,16 +484,19 @@ struct migr_tracker *migr_tracker_start(struct file *region_file)
 	struct migr_tracker *tracker;
 	int ret = -ENOMEM;
 
-	tracker = kzalloc(sizeof(*tracker), GFP_KERNEL_ACCOUNT);
+	tracker = migr_may_fail(kzalloc(sizeof(*tracker), GFP_KERNEL_ACCOUNT),
+				NULL);
 	if (!tracker)
 		return ERR_PTR(-ENOMEM);
 	mutex_init(&tracker->fetching);
 	tracker->region = region;
 	tracker->nr_chunks = DIV_ROUND_UP(region->nr_pages, MIGR_CHUNK_PAGES);
-	tracker->dirty = kvcalloc(BITS_TO_LONGS(region->nr_pages),
-				  sizeof(long), GFP_KERNEL_ACCOUNT);
-	tracker->chunks = kvcalloc(BITS_TO_LONGS(tracker->nr_chunks),
-				   sizeof(long), GFP_KERNEL_ACCOUNT);
+	tracker->dirty =
+		migr_may_fail(kvcalloc(BITS_TO_LONGS(region->nr_pages),
+				       sizeof(long), GFP_KERNEL_ACCOUNT), NULL);
+	tracker->chunks =
+		migr_may_fail(kvcalloc(BITS_TO_LONGS(tracker->nr_chunks),
+				       sizeof(long), GFP_KERNEL_ACCOUNT), NULL);
 	if (!tracker->dirty || !tracker->chunks)
 		goto err_free;
 	/* More pages than bitmap_set() can count. */
@@ -578,10 +582,10 @@ static int tracker_ioctl_fetch(struct migr_ucmd *ucmd)
 	end = fetch->first_page + fetch->nr_pages;
 	if (end % 64 && end != nr_pages)
 		return -EINVAL;
-	batch = kvmalloc(sizeof(*batch), GFP_KERNEL);
+	batch = migr_may_fail(kvmalloc(sizeof(*batch), GFP_KERNEL), NULL);
 	if (!batch)
 		return -ENOMEM;
-	ret = mutex_lock_killable(&tracker->fetching);
+	ret = migr_may_fail(mutex_lock_killable(&tracker->fetching), -EINTR);
 	if (ret) {
 		kvfree(batch);
 		return ret;
@@ -651,8 +655,9 @@ struct file *migr_tracker_create_file(struct file *region_file)
 	tracker = migr_tracker_start(region_file);
 	if (IS_ERR(tracker))
 		return ERR_CAST(tracker);
-	file = anon_inode_getfile("[migr-tracker]", &tracker_fops, tracker,
-				  O_RDWR);
+	file = migr_may_fail(anon_inode_getfile("[migr-tracker]", &tracker_fops,
+						tracker, O_RDWR),
+			     ERR_PTR(-ENFILE));
 	if (IS_ERR(file))
 		migr_tracker_stop(tracker);
 	return file;

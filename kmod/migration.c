@@ -14,6 +14,7 @@
 
 #include "device.h"
 #include "dirty.h"
+#include "inject.h"
 #include "migration.h"
 #include "region.h"
 #include "stream.h"
@@ -284,9 +285,10 @@ static int start_tracking(struct migr_migration *migration)
 		if (member->tracker)
 			continue;
 		if (!member->chunks)
-			member->chunks = kvcalloc(BITS_TO_LONGS(member->nr_chunks),
-						  sizeof(long),
-						  GFP_KERNEL_ACCOUNT);
+			member->chunks =
+				migr_may_fail(kvcalloc(BITS_TO_LONGS(member->nr_chunks),
+						       sizeof(long),
+						       GFP_KERNEL_ACCOUNT), NULL);
 		if (!member->chunks)
 			return -ENOMEM;
 		tracker = migr_tracker_start(member->file);
@@ -460,15 +462,17 @@ struct file *migr_migration_create(u32 role)
 
 	if (role != MIGR_ROLE_SOURCE && role != MIGR_ROLE_DESTINATION)
 		return ERR_PTR(-EINVAL);
-	migration = kzalloc(sizeof(*migration), GFP_KERNEL_ACCOUNT);
+	migration = migr_may_fail(kzalloc(sizeof(*migration),
+					  GFP_KERNEL_ACCOUNT), NULL);
 	if (!migration)
 		return ERR_PTR(-ENOMEM);
 	kref_init(&migration->ref);
 	migration->role = role;
 	mutex_init(&migration->setup);
 	spin_lock_init(&migration->lock);
-	file = anon_inode_getfile("[migr-migration]", &migration_fops,
-				  migration, O_RDWR);
+	file = migr_may_fail(anon_inode_getfile("[migr-migration]",
+						&migration_fops, migration,
+						O_RDWR), ERR_PTR(-ENFILE));
 	if (IS_ERR(file))
 		migr_migration_put(migration);
 	return file;

@@ -28,6 +28,7 @@
 #include "compat.h"
 #include "device.h"
 #include "dirty.h"
+#include "inject.h"
 #include "region.h"
 
 /**
@@ -152,7 +153,7 @@ static void region_free_mm(struct region_mm *entry)
 static int region_lock_mm(struct mm_struct *mm, bool killable)
 {
 	if (killable)
-		return mmap_write_lock_killable(mm);
+		return migr_may_fail(mmap_write_lock_killable(mm), -EINTR);
 	mmap_write_lock(mm);
 	return 0;
 }
@@ -226,7 +227,7 @@ int migr_region_track(struct migr_region *region, struct migr_tracker *tracker)
 {
 	int ret;
 
-	ret = mutex_lock_killable(&region->lock);
+	ret = migr_may_fail(mutex_lock_killable(&region->lock), -EINTR);
 	if (ret)
 		return ret;
 	if (region->tracker) {
@@ -290,7 +291,7 @@ static int region_note_mm(struct migr_region *region, struct mm_struct *mm)
 	LIST_HEAD(dead);
 	bool known = false;
 
-	new = kmalloc(sizeof(*new), GFP_KERNEL_ACCOUNT);
+	new = migr_may_fail(kmalloc(sizeof(*new), GFP_KERNEL_ACCOUNT), NULL);
 	if (!new)
 		return -ENOMEM;
 	spin_lock(&region->mms_lock);
@@ -491,7 +492,8 @@ struct file *migr_region_create(u64 length, const u8 *name)
 		return ERR_PTR(-EINVAL);
 	if (length > MIGR_REGION_SIZE_MAX)
 		return ERR_PTR(-EFBIG);
-	region = kzalloc(sizeof(*region), GFP_KERNEL_ACCOUNT);
+	region = migr_may_fail(kzalloc(sizeof(*region), GFP_KERNEL_ACCOUNT),
+			       NULL);
 	if (!region)
 		return ERR_PTR(-ENOMEM);
 	mutex_init(&region->lock);
@@ -501,7 +503,7 @@ struct file *migr_region_create(u64 length, const u8 *name)
 	region->nr_pages = length >> PAGE_SHIFT;
 	region->id = atomic64_inc_return(&region_ids);
 
-	file = new_shmem_file("migr", length);
+	file = migr_may_fail(new_shmem_file("migr", length), ERR_PTR(-ENOMEM));
 	if (IS_ERR(file)) {
 		kfree(region);
 		return file;

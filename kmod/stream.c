@@ -26,6 +26,7 @@
 #include "compat.h"
 #include "device.h"
 #include "dirty.h"
+#include "inject.h"
 #include "migration.h"
 #include "region.h"
 #include "stream.h"
@@ -224,8 +225,9 @@ static struct page *read_page(struct address_space *mapping, pgoff_t index)
 {
 	struct page *page;
 
-	page = shmem_read_mapping_page_gfp(mapping, index,
-					   mapping_gfp_mask(mapping));
+	page = migr_may_fail(shmem_read_mapping_page_gfp(mapping, index,
+							 mapping_gfp_mask(mapping)),
+			     ERR_PTR(-ENOMEM));
 	/* Not to be taken for a step that can be resumed. */
 	return page == ERR_PTR(-EINTR) ? ERR_PTR(-ENOMEM) : page;
 }
@@ -531,7 +533,8 @@ static int take_pages(struct migr_stream *stream, unsigned int nr)
 
 		if (stream->nr_bvecs == nr)
 			break;
-		folio = migr_write_begin(file, index);
+		folio = migr_may_fail(migr_write_begin(file, index),
+				      ERR_PTR(-ENOMEM));
 		if (IS_ERR(folio))
 			return stream->nr_bvecs ? 0 : PTR_ERR(folio);
 		stream_add_page(stream, folio_file_page(folio, index));
@@ -836,7 +839,8 @@ struct file *migr_stream_create(struct migr_migration *migration, int socket_fd,
 	ret = check_socket(sock);
 	if (ret)
 		goto err_put;
-	stream = kvzalloc(sizeof(*stream), GFP_KERNEL_ACCOUNT);
+	stream = migr_may_fail(kvzalloc(sizeof(*stream), GFP_KERNEL_ACCOUNT),
+			       NULL);
 	if (!stream) {
 		ret = -ENOMEM;
 		goto err_put;
@@ -849,8 +853,9 @@ struct file *migr_stream_create(struct migr_migration *migration, int socket_fd,
 	mutex_init(&stream->run);
 	if (migration->role == MIGR_ROLE_DESTINATION)
 		expect_head(stream);
-	file = anon_inode_getfile("[migr-stream]", &stream_fops, stream,
-				  O_RDWR);
+	file = migr_may_fail(anon_inode_getfile("[migr-stream]", &stream_fops,
+						stream, O_RDWR),
+			     ERR_PTR(-ENFILE));
 	if (IS_ERR(file))
 		stream_free(stream);
 	return file;

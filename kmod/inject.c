@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: GPL-2.0-only
+#include <linux/atomic.h>
+#include <linux/moduleparam.h>
+
+#include "inject.h"
+
+/* One that wants to count its own calls sees nobody else's: tests run alone. */
+static atomic_t fail_nth = ATOMIC_INIT(0);
+module_param_named(fail_nth, fail_nth.counter, int, 0600);
+MODULE_PARM_DESC(fail_nth, "Let the nth call from now on that can fail do so, once; 0: none (tests only)");
+
+/**
+ * migr_inject() - whether the call that the caller is about to make shall fail
+ */
+bool migr_inject(void)
+{
+	return atomic_dec_if_positive(&fail_nth) == 0;
+}

@@ -1,0 +1,373 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Each call of the module that can fail does so in turn: the first one in an
+ * operation, then the second, until the operation gets by without. A failed
+ * operation says why, leaves nothing behind and loses no write, and succeeds
+ * when it is tried again. Needs the module built for tests.
+ */
+#include "migration.h"
+
+#define PARAMETER	"/sys/module/migr/parameters/fail_nth"
+/* More than any operation here has. */
+#define CALLS_MAX	100
+/* Two chunks and a part of one. */
+#define PAGES		(2 * MIGR_CHUNK_PAGES + 100)
+
+static void fail_nth(unsigned int n)
+{
+	char text[16];
+
+	CHECK(!access(PARAMETER, F_OK), "this module cannot fail on demand: not built for tests");
+	snprintf(text, sizeof(text), "%u", n);
+	CHECK(file_write(PARAMETER, text), "%s: %s", PARAMETER, strerror(errno));
+}
+
+/* Whether the one that was to fail has; none does any more. */
+static bool has_failed(void)
+{
+	char text[16];
+	bool failed = !atoi(file_read(PARAMETER, text, sizeof(text)));
+
+	fail_nth(0);
+	return failed;
+}
+
+/* What each_fails() lets fail. */
+struct operation {
+	void (*prepare)(void *arg);
+	/* A negative errno, or what it made. */
+	long (*run)(void *arg);
+	/* Told what run() returned, takes everything back. */
+	void (*finish)(void *arg, long ret);
+};
+
+static void nothing(void *arg)
+{
+	(void)arg;
+}
+
+static void close_made(void *arg, long ret)
+{
+	(void)arg;
+	if (ret >= 0)
+		SYS(close((int)ret));
+}
+
+/* At least @calls of those that can fail make the operation fail. */
+static void each_fails(const struct operation *op, void *arg, unsigned int calls)
+{
+	int refs = module_refcnt(), fds = open_fd_count();
+	unsigned int n, failures = 0;
+	bool failed;
+	long ret;
+
+	for (n = 1; n < CALLS_MAX; n++) {
+		op->prepare(arg);
+		fail_nth(n);
+		ret = op->run(arg);
+		failed = has_failed();
+		op->finish(arg, ret);
+		CHECK(ret >= 0 || ret == -ENOMEM || ret == -ENFILE || ret == -EMFILE ||
+		      ret == -EINTR, "call %u: %s", n, strerror((int)-ret));
+		failures += ret < 0;
+		CHECK(refcnt_returns_to(refs), "call %u: %d references, not %d", n,
+		      module_refcnt(), refs);
+		CHECK_EQ(open_fd_count(), fds);
+		if (!failed)
+			break;
+	}
+	CHECK(ret >= 0, "it fails when no call does: %s", strerror((int)-ret));
+	diag("%u of %u calls made it fail", failures, n - 1);
+	CHECK(failures >= calls, "only %u failures, not %u", failures, calls);
+}
+
+/* ---- regions ---- */
+
+static long create_region(void *arg)
+{
+	return region_create(*(int *)arg, PAGES * TEST_PAGE, "faults");
+}
+
+static void creating_a_region(void)
+{
+	int dev = (int)CALL(dev_open());
+
+	each_fails(&(struct operation){ nothing, create_region, close_made }, &dev, 3);
+}
+
+static long map_device(void *arg)
+{
+	int dev = (int)CALL(dev_open());
+	void *p = mmap(NULL, PAGES * TEST_PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, dev, 0);
+	int error = errno;
+
+	SYS(close(dev));
+	*(void **)arg = p;
+	return p == MAP_FAILED ? -error : 0;
+}
+
+static void unmap_device(void *arg, long ret)
+{
+	if (!ret)
+		SYS(munmap(*(void **)arg, PAGES * TEST_PAGE));
+}
+
+static void mapping_the_device(void)
+{
+	void *p;
+
+	each_fails(&(struct operation){ nothing, map_device, unmap_device }, &p, 3);
+}
+
+/* ---- tracking ---- */
+
+static long track(void *arg)
+{
+	struct mem *m = arg;
+	int ret = region_track(m->fd);
+	struct migr_region_info info;
+
+	if (ret < 0) {
+		CALL(region_info(m->fd, &info));
+		CHECK(!(info.state & MIGR_REGION_TRACKED), "it failed and tracks");
+	}
+	/* Writers must not notice. */
+	memset(m->p, 1, m->len);
+	return ret;
+}
+
+static void starting_to_track(void)
+{
+	struct mem m = mem_new(PAGES);
+
+	each_fails(&(struct operation){ nothing, track, close_made }, &m, 6);
+}
+
+struct tracked {
+	struct mem mem;
+	int tracker;
+	__u64 seed;
+	void *p;
+	__u64 written[PAGES / 64 + 1];
+};
+
+static void track_clean(struct tracked *t)
+{
+	memset(t, 0, sizeof(*t));
+	t->mem = mem_new(PAGES);
+	memset(t->mem.p, 1, t->mem.len);
+	t->tracker = (int)CALL(region_track(t->mem.fd));
+	tracker_settle(t->tracker, PAGES);
+}
+
+static void write_some(struct tracked *t, unsigned char *p)
+{
+	unsigned int i;
+
+	for (i = 0; i < 50; i++) {
+		__u64 page = rnd(&t->seed) % PAGES;
+
+		p[page * TEST_PAGE]++;
+		bit_set(t->written, page);
+	}
+}
+
+/* All that was written is reported, now or by what failed before. */
+static void check_written(struct tracked *t)
+{
+	__u64 dirty[PAGES / 64 + 1], page;
+
+	CALL(tracker_fetch(t->tracker, 0, PAGES, dirty, NULL));
+	for (page = 0; page < PAGES; page++)
+		CHECK(!bit_test(t->written, page) || bit_test(dirty, page),
+		      "the write to page %llu was lost", (unsigned long long)page);
+	memset(t->written, 0, sizeof(t->written));
+}
+
+static long map_tracked(void *arg)
+{
+	struct tracked *t = arg;
+
+	t->p = mmap(NULL, t->mem.len, PROT_READ | PROT_WRITE, MAP_SHARED, t->mem.fd, 0);
+	if (t->p == MAP_FAILED)
+		return -errno;
+	write_some(t, t->p);
+	return 0;
+}
+
+static void unmap_tracked(void *arg, long ret)
+{
+	struct tracked *t = arg;
+
+	if (ret)
+		return;
+	check_written(t);
+	SYS(munmap(t->p, t->mem.len));
+}
+
+static void mapping_a_tracked_region(void)
+{
+	struct tracked t;
+
+	track_clean(&t);
+	each_fails(&(struct operation){ nothing, map_tracked, unmap_tracked }, &t, 1);
+}
+
+static void write_to_mem(void *arg)
+{
+	struct tracked *t = arg;
+
+	write_some(t, t->mem.p);
+}
+
+static long fetch(void *arg)
+{
+	__u64 dirty[PAGES / 64 + 1];
+	struct tracked *t = arg;
+
+	return tracker_fetch(t->tracker, 0, PAGES, dirty, NULL);
+}
+
+static void fetch_again(void *arg, long ret)
+{
+	struct tracked *t = arg;
+
+	if (ret)
+		check_written(t);
+	else
+		memset(t->written, 0, sizeof(t->written));
+}
+
+static void collecting(void)
+{
+	struct tracked t;
+
+	track_clean(&t);
+	/* A buffer, a mutex, and the locks of the folios. */
+	each_fails(&(struct operation){ write_to_mem, fetch, fetch_again }, &t, 20);
+}
+
+/* ---- migrations ---- */
+
+static long create_migration(void *arg)
+{
+	return migration_create(*(int *)arg, MIGR_ROLE_SOURCE);
+}
+
+static void creating_a_migration(void)
+{
+	int dev = (int)CALL(dev_open());
+
+	each_fails(&(struct operation){ nothing, create_migration, close_made }, &dev, 3);
+}
+
+struct move {
+	struct mem from;
+	struct mem to;
+	struct link link;
+	int sock[2];
+};
+
+static void prepare_stream(void *arg)
+{
+	struct move *move = arg;
+
+	unix_pair(move->sock);
+	move->link.source = (int)CALL(migration_create(move->from.dev, MIGR_ROLE_SOURCE));
+	CALL(migration_add_region(move->link.source, move->from.fd, 0));
+}
+
+static long add_stream(void *arg)
+{
+	struct move *move = arg;
+
+	return migration_add_stream(move->link.source, move->sock[0], 0);
+}
+
+static void close_stream(void *arg, long ret)
+{
+	struct move *move = arg;
+
+	close_made(arg, ret);
+	SYS(close(move->link.source));
+	SYS(close(move->sock[0]));
+	SYS(close(move->sock[1]));
+}
+
+static void adding_a_stream(void)
+{
+	struct move move = { .from = mem_new(PAGES) };
+
+	each_fails(&(struct operation){ prepare_stream, add_stream, close_stream }, &move, 3);
+}
+
+static void prepare_move(void *arg)
+{
+	struct move *move = arg;
+
+	SYS(fallocate(move->to.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0,
+		      move->to.len));
+	link_open(&move->link, unix_pair, 0, &move->from, &move->to, 1);
+}
+
+static void *receive(void *arg)
+{
+	struct link *l = arg;
+
+	do {
+		l->received = stream_run(l->destination_stream);
+	} while (l->received == -EINTR);
+	return NULL;
+}
+
+/* All of it in one pass. What a lock that is not taken ends can be resumed. */
+static long migrate(void *arg)
+{
+	struct move *move = arg;
+	struct link *l = &move->link;
+	long ret;
+
+	l->receiver = thread_start(receive, l);
+	ret = migration_pass(l->source, MIGR_PASS_LAST);
+	while (!ret && (ret = stream_run(l->source_stream)) == -EINTR)
+		ret = 0;
+	if (ret)
+		SYS(shutdown(l->sock[0], SHUT_RDWR));
+	thread_join_within(l->receiver, 25, "the destination's run");
+	return ret == -ECONNRESET ? l->received : ret;
+}
+
+static void end_move(void *arg, long ret)
+{
+	struct move *move = arg;
+
+	link_close(&move->link);
+	if (!ret)
+		CHECK_EQ(first_difference(move->from.p, move->to.p, move->from.len), -1);
+}
+
+static void migrating(void)
+{
+	/* Each page is some calls of its own. */
+	struct move move = { .from = mem_new(20), .to = mem_new(20) };
+	__u64 seed = 1;
+
+	fill_random(move.from.p, move.from.len, &seed);
+	each_fails(&(struct operation){ prepare_move, migrate, end_move }, &move, 7);
+}
+
+static const struct test_case cases[] = {
+	CASE(creating_a_region),
+	CASE(mapping_the_device),
+	CASE(starting_to_track),
+	CASE(mapping_a_tracked_region),
+	CASE(collecting),
+	CASE(creating_a_migration),
+	CASE(adding_a_stream),
+	CASE(migrating),
+};
+
+int main(int argc, char **argv)
+{
+	return test_main(cases, ARRAY_SIZE(cases), argc, argv);
+}
