@@ -21,6 +21,8 @@
 /* For a newcomer to say what it wants. */
 #define GREETING_MS	1000
 #define TOKEN_BYTES	16
+/* Before another try to accept what could not be. */
+#define LATER_MS	500
 /* The least that the source may be silent, whatever the time limit. */
 #define SILENCE_MS	30000ull
 
@@ -148,28 +150,67 @@ static void phase(struct migr_destination *d, enum migr_phase phase)
 
 /* ---- connections ------------------------------------------------------ */
 
+/* Why accept() brought nothing, and what to do about it. */
+enum accept_failure {
+	ACCEPT_NEXT,	/* a connection that went away again, or its network */
+	ACCEPT_LATER,	/* the connection waits until we have room for it */
+	ACCEPT_NEVER,
+};
+
+static enum accept_failure accept_failure(int error)
+{
+	switch (error) {
+	case EAGAIN:
+	case EINTR:
+	case ECONNABORTED:
+	case EPROTO:
+	case EPERM:
+	case ENETDOWN:
+	case ENETUNREACH:
+	case EHOSTDOWN:
+	case EHOSTUNREACH:
+	case ENOPROTOOPT:
+	case EOPNOTSUPP:
+	case ENONET:
+		return ACCEPT_NEXT;
+	case EMFILE:
+	case ENFILE:
+	case ENOBUFS:
+	case ENOMEM:
+		return ACCEPT_LATER;
+	default:
+		return ACCEPT_NEVER;
+	}
+}
+
 /* The next connection; 0 for deadline_ns: wait for ever. */
 static int accept_one(struct migr_destination *d, uint64_t deadline_ns)
 {
+	enum accept_failure failure;
 	int fd, error;
 
 	for (;;) {
 		error = socket_wait(d->listen_fd, POLLIN, d->cancel_fd, deadline_ns);
+		if (!error) {
+			fd = accept4(d->listen_fd, NULL, NULL, SOCK_CLOEXEC);
+			if (fd >= 0)
+				break;
+			failure = accept_failure(errno);
+			if (failure == ACCEPT_NEVER)
+				return error_set(&d->error, -errno, "cannot accept a connection: %s",
+						 strerror(errno));
+			/* It would be there again at once. */
+			if (failure == ACCEPT_LATER)
+				error = socket_wait(-1, 0, d->cancel_fd,
+						    now_ns() + LATER_MS * NS_PER_MS);
+			if (error == -ETIMEDOUT && (!deadline_ns || now_ns() < deadline_ns))
+				error = 0;
+		}
 		if (error == -ECANCELED)
 			return error_set(&d->error, error, "cancelled");
 		if (error)
 			return error_set(&d->error, error, "no connection came: %s",
 					 strerror(-error));
-		fd = accept4(d->listen_fd, NULL, NULL, SOCK_CLOEXEC);
-		if (fd >= 0)
-			break;
-		/* A connection that went away again, or its network, is nothing to us. */
-		if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED &&
-		    errno != EPROTO && errno != EPERM && errno != ENETDOWN &&
-		    errno != ENETUNREACH && errno != EHOSTDOWN && errno != EHOSTUNREACH &&
-		    errno != ENOPROTOOPT && errno != EOPNOTSUPP && errno != ENONET)
-			return error_set(&d->error, -errno, "cannot accept a connection: %s",
-					 strerror(errno));
 	}
 	error = socket_options(fd, d->timeout_ms);
 	if (error) {
@@ -447,12 +488,15 @@ static int better_reason(struct migr_destination *d, int error)
 	return error;
 }
 
-static void refuse_newcomer(struct migr_destination *d)
+/* False if there is no use in trying the next one. */
+static bool refuse_newcomer(struct migr_destination *d)
 {
 	int fd = accept4(d->listen_fd, NULL, NULL, SOCK_CLOEXEC);
 
-	if (fd >= 0)
-		refuse(d, fd, "busy: another migration is arriving here");
+	if (fd < 0)
+		return accept_failure(errno) == ACCEPT_NEXT;
+	refuse(d, fd, "busy: another migration is arriving here");
+	return true;
 }
 
 /* Until the stream has brought the last pass. */
@@ -490,8 +534,8 @@ static int receive_passes(struct migr_destination *d)
 			else
 				json_decref(d->pending), d->pending = NULL;
 		}
-		if (n > 0 && p[3].revents)
-			refuse_newcomer(d);
+		if (n > 0 && p[3].revents && !refuse_newcomer(d))
+			p[3].fd = -1;
 		if (now_ns() - heard > silence_ms(d) * NS_PER_MS)
 			return error_set(&d->error, -ETIMEDOUT, "no word from the source in time");
 		error = migration_status(g, &d->progress.status);
@@ -674,8 +718,11 @@ static int serve(struct migr_destination *d, json_t *hello)
 		give_up(d);
 	d->result->total_ns = now_ns() - d->begun_ns;
 	d->result->status = d->progress.status;
-	if (!error)
+	if (!error) {
+		/* What had been prepared in case it failed. */
+		error_set(&d->error, 0, "%s", "");
 		phase(d, MIGR_PHASE_DONE);
+	}
 	return error;
 }
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * A /dev/migr in user space, for tests of what is above the kernel: it takes
- * the place of open() and ioctl(). A region is a memfd; what is dirty is found
+ * the place of open(), ioctl() and accept4(). A region is a memfd; what is dirty is found
  * by comparing it with what was sent; frames are not those of the kernel.
  */
 #ifndef MIGR_FAKE_DEVICE_H
@@ -11,6 +11,7 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -31,6 +32,10 @@
 
 /* What a test can make fail, on the destination: errno of its run, or 0. */
 static int fake_receive_error;
+/* What accept4() fails with, or 0, and how often it has. */
+static atomic_int fake_accept_error, fake_accepts;
+/* With which the latest stream of a source was added. */
+static uint32_t fake_stream_flags;
 /* Called in the middle of every pass but the last: the guest at work. */
 static void (*fake_guest)(void *data);
 static void *fake_guest_data;
@@ -255,6 +260,8 @@ static int fake_ioctl(int fd, unsigned long request, void *arg)
 		fake_claim(a->fd);
 		g->stream = a->fd;
 		g->socket = dup(a->socket_fd);
+		if (g->role == MIGR_ROLE_SOURCE)
+			fake_stream_flags = a->flags;
 		return 0;
 	}
 	if (request == MIGR_MIGRATION_PASS && g) {
@@ -312,6 +319,14 @@ int ioctl(int fd, unsigned long request, ...)
 	if ((request >> 8 & 0xff) == MIGR_IOCTL_TYPE)
 		return fake_ioctl(fd, request, arg);
 	return syscall(SYS_ioctl, fd, request, arg);
+}
+
+int accept4(int fd, __SOCKADDR_ARG address, socklen_t *__restrict length, int flags)
+{
+	if (!fake_accept_error)
+		return syscall(SYS_accept4, fd, address.__sockaddr__, length, flags);
+	fake_accepts++;
+	return fake_fail(fake_accept_error);
 }
 
 int open(const char *path, int flags, ...)

@@ -246,7 +246,7 @@ static void *run_destination(void *arg)
 
 	side->error = migr_destination_run(f->d, &f->destination_options, &destination_ops, side,
 					   &side->result);
-	snprintf(side->text, sizeof(side->text), "%s", side->error ? migr_destination_error(f->d) : "");
+	snprintf(side->text, sizeof(side->text), "%s", migr_destination_error(f->d));
 	return NULL;
 }
 
@@ -264,7 +264,7 @@ static void run_source(struct fixture *f)
 	assert_int_equal(migr_source_add_region(s, side->region, 5, "memory"), 0);
 	side->error = migr_source_run(s, f->address, &f->options, &source_ops, side,
 				      &side->result);
-	snprintf(side->text, sizeof(side->text), "%s", side->error ? migr_source_error(s) : "");
+	snprintf(side->text, sizeof(side->text), "%s", migr_source_error(s));
 	migr_source_free(s);
 }
 
@@ -290,6 +290,7 @@ static void assert_here(struct fixture *f, int error, const char *words)
 static void assert_moved(struct fixture *f)
 {
 	assert_string_equal(f->source.text, "");
+	assert_string_equal(f->destination.text, "");
 	assert_int_equal(f->source.error, 0);
 	assert_int_equal(f->destination.error, 0);
 	assert_int_equal(f->source.result.outcome, MIGR_OUTCOME_MOVED);
@@ -319,6 +320,17 @@ static void test_moves(void **state)
 	assert_true(r->downtime_ns > 0 && r->verify_ns > 0 && r->total_ns > r->downtime_ns);
 	assert_int_equal(f->source.last_phase, MIGR_PHASE_DONE);
 	assert_int_equal(f->destination.last_phase, MIGR_PHASE_DONE);
+	assert_int_equal(fake_stream_flags, 0);
+}
+
+static void test_copies(void **state)
+{
+	struct fixture *f = *state;
+
+	f->options.copy = true;
+	run_both(f);
+	assert_moved(f);
+	assert_int_equal(fake_stream_flags, MIGR_STREAM_COPY);
 }
 
 static void test_again_after_failure(void **state)
@@ -674,11 +686,46 @@ static void test_silent_strays(void **state)
 	assert_int_equal(f->destination.aborted, 1);
 }
 
+/* A connection that finds no room waits, and the destination does not spin. */
+static void test_accept_fails(void **state)
+{
+	struct fixture *f = *state;
+	struct error e;
+	uint64_t begun = now_ns();
+	int stray;
+
+	fake_accept_error = EMFILE;
+	fake_accepts = 0;
+	start_destination(f);
+	stray = socket_connect(f->address, -1, 1000, &e);
+	assert_true(stray >= 0);
+	while (fake_accepts < 3 && now_ns() - begun < 10 * NS_PER_S)
+		usleep(1000);
+	assert_int_equal(fake_accepts, 3);
+	assert_true(now_ns() - begun > 900 * NS_PER_MS);
+	close(stray);
+	fake_accept_error = 0;
+	run_source(f);
+	pthread_join(f->thread, NULL);
+	assert_moved(f);
+
+	/* Of what does not pass the caller hears. */
+	fake_accept_error = EINVAL;
+	start_destination(f);
+	stray = socket_connect(f->address, -1, 1000, &e);
+	pthread_join(f->thread, NULL);
+	close(stray);
+	fake_accept_error = 0;
+	assert_int_equal(f->destination.error, -EINVAL);
+	assert_int_equal(f->destination.result.total_ns, 0);
+}
+
 int main(void)
 {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
 	const struct CMUnitTest tests[] = {
-		TEST(test_moves), TEST(test_again_after_failure), TEST(test_restless),
+		TEST(test_moves), TEST(test_copies), TEST(test_again_after_failure),
+		TEST(test_restless),
 		TEST(test_too_small), TEST(test_prepare_fails), TEST(test_kernel_refuses),
 		TEST(test_vmm_dies), TEST(test_pause_fails),
 		TEST(test_stream_breaks_in_pause), TEST(test_save_fails), TEST(test_stuck),
@@ -686,7 +733,7 @@ int main(void)
 		TEST(test_destination_cancelled), TEST(test_committed_and_failed),
 		TEST(test_committed_and_silent), TEST(test_rogue_destinations),
 		TEST(test_nobody_there), TEST(test_rogue_sources), TEST(test_wrong_token),
-		TEST(test_silent_strays),
+		TEST(test_silent_strays), TEST(test_accept_fails),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
