@@ -2,8 +2,8 @@
 /*
  * migr ls: the VMs on /dev/migr on this host.
  */
+#include <getopt.h>
 #include <stdio.h>
-#include <string.h>
 
 #include "tool.h"
 
@@ -60,15 +60,27 @@ static void list_one(const struct vm *vm, void *data)
 
 int cmd_ls(int argc, char **argv)
 {
-	struct listing l = { .json = argc == 2 && !strcmp(argv[1], "--json") };
+	enum { JSON = 1, HELP };
+	static const struct option options[] = {
+		{ "json", no_argument, NULL, JSON },
+		{ "help", no_argument, NULL, HELP },
+		{ 0 }
+	};
+	struct listing l = { 0 };
 	struct migr *m;
+	int c;
 
-	if (argc == 2 && !strcmp(argv[1], "--help")) {
-		fputs(help, stdout);
-		return 0;
+	while ((c = getopt_long(argc, argv, "", options, NULL)) != -1) {
+		l.json |= c == JSON;
+		if (c == HELP) {
+			fputs(help, stdout);
+			return 0;
+		}
+		if (c == '?')
+			return EXIT_USAGE;
 	}
-	if (argc > 2 || (argc == 2 && !l.json)) {
-		complain("ls: no such option: %s (see 'migr ls --help')", argv[1]);
+	if (optind < argc) {
+		complain("ls: it lists all VMs, not '%s' (see 'migr ls --help')", argv[optind]);
 		return EXIT_USAGE;
 	}
 	if (migr_open(&m) < 0) {

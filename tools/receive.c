@@ -97,13 +97,16 @@ static int parse(int argc, char **argv, struct arguments *a)
 	return -1;
 }
 
-static int receive_one(struct migr_destination *d, const struct arguments *a, struct qemu *q)
+/* *connected: a source has; what failed then may work for the next one. */
+static int receive_one(struct migr_destination *d, const struct arguments *a, struct qemu *q,
+		       bool *connected)
 {
 	struct migr_result r;
 	const char *sentence = NULL;
 	int error;
 
 	error = migr_destination_run(d, &a->options, &qemu_destination_ops, q, &r);
+	*connected = r.total_ns;
 	if (r.outcome == MIGR_OUTCOME_MOVED && !qemu_destination_finish(q))
 		complain("the VM has arrived; afterwards: %s", q->qmp.error.s);
 	if (r.outcome != MIGR_OUTCOME_HERE)
@@ -120,6 +123,7 @@ static int receive_all(struct migr *m, const struct arguments *a, char **argv)
 {
 	struct migr_destination *d;
 	struct qemu q = { .argv = argv, .m = m, .json = a->json };
+	bool connected;
 	int status;
 
 	if (migr_destination_new(m, &d))
@@ -135,8 +139,8 @@ static int receive_all(struct migr *m, const struct arguments *a, char **argv)
 	else
 		printf("waiting for a VM on %s\n", a->listen), fflush(stdout);
 	do {
-		status = receive_one(d, a, &q);
-	} while (!a->once && !interrupted);
+		status = receive_one(d, a, &q, &connected);
+	} while (!a->once && !interrupted && connected);
 	handle_signals(NULL);
 	migr_destination_free(d);
 	return interrupted && status ? 128 + interrupted : status;
