@@ -4,9 +4,9 @@
  * one, kill -9 included.
  *
  * Between us and a VMM that we start for a VM that arrives stands one that
- * kills the VMM, so that a half-arrived VM never stays behind. Released, the
- * VMM belongs to nobody but init, in a session of its own. Beside a VM that
- * leaves stands one that lets it go on.
+ * kills the VMM, so that a half-arrived VM never stays behind; from COMMIT on
+ * it lets the VM run instead. Released, the VMM belongs to nobody but init, in a
+ * session of its own. Beside a VM that leaves stands one that lets it go on.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -22,6 +22,15 @@
 #include <unistd.h>
 
 #include "tool.h"
+
+/* The words. */
+#define COMMITTED	'c'
+#define RELEASED	'r'
+
+static void tell(int fd, char word)
+{
+	send(fd, &word, 1, MSG_NOSIGNAL);
+}
 
 static void default_signals(void)
 {
@@ -66,7 +75,8 @@ static int man_post(int fd)
 	return 3;
 }
 
-static bool word_came(int fd)
+/* What we are told; 0 if whoever would tell us has ended. */
+static char next_word(int fd)
 {
 	char word;
 	ssize_t n;
@@ -74,7 +84,7 @@ static bool word_came(int fd)
 	do {
 		n = recv(fd, &word, 1, 0);
 	} while (n < 0 && errno == EINTR);
-	return n == 1;
+	return n == 1 ? word : 0;
 }
 
 static void guard_vmm(pid_t pid, int guard_fd)
@@ -83,17 +93,29 @@ static void guard_vmm(pid_t pid, int guard_fd)
 		{ .fd = guard_fd, .events = POLLIN },
 		{ .fd = syscall(SYS_pidfd_open, pid, 0), .events = POLLIN },
 	};
+	bool committed = false, ended = false;
 	struct text path, error;
+	char word;
 
-	while (poll(p, 2, -1) < 0 && errno == EINTR)
-		;
-	if (p[0].revents && word_came(guard_fd))
+	while (!ended) {
+		if (poll(p, 2, -1) < 0)
+			continue;
+		word = p[0].revents ? next_word(guard_fd) : 0;
+		if (word == RELEASED)
+			_exit(0);
+		committed |= word == COMMITTED;
+		ended = !word;
+	}
+	if (!vm_qmp_path(pid, &path, &error))
+		path.s[0] = '\0';
+	if (committed && !p[1].revents) {
+		qemu_let_run(path.s);
 		_exit(0);
+	}
 	kill(pid, SIGKILL);
 	waitpid(pid, NULL, 0);
 	/* Killed, it could not do this itself. */
-	if (vm_qmp_path(pid, &path, &error))
-		unlink(path.s);
+	unlink(path.s);
 	_exit(0);
 }
 
@@ -160,9 +182,14 @@ void child_kill(struct child *c)
 		;
 }
 
+void child_commit(struct child *c)
+{
+	tell(c->guard_fd, COMMITTED);
+}
+
 void child_release(struct child *c)
 {
-	send(c->guard_fd, "r", 1, MSG_NOSIGNAL);
+	tell(c->guard_fd, RELEASED);
 	child_kill(c);
 }
 
@@ -181,7 +208,7 @@ bool watch_start(struct watch *w, const char *qmp_path, struct text *error)
 	if (!w->guardian) {
 		setsid();
 		close(fds[0]);
-		if (!word_came(man_post(fds[1])))
+		if (!next_word(man_post(fds[1])))
 			qemu_rescue(qmp_path);
 		_exit(0);
 	}
@@ -194,7 +221,7 @@ void watch_end(struct watch *w)
 {
 	if (w->fd < 0)
 		return;
-	send(w->fd, "r", 1, MSG_NOSIGNAL);
+	tell(w->fd, RELEASED);
 	close(w->fd);
 	w->fd = -1;
 	while (waitpid(w->guardian, NULL, 0) < 0 && errno == EINTR)

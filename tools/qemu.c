@@ -296,7 +296,8 @@ static int source_resume(struct migr_source *s, void *data)
 	return go_on(q) ? 0 : source_fail(s, q);
 }
 
-void qemu_rescue(const char *qmp_path)
+/* Until it is done, or QEMU has ended, or for too long. */
+static void insist(const char *qmp_path, bool source, bool (*done)(struct qemu *q))
 {
 	uint64_t now = clock_ns(), deadline = now + RESCUE_MS * MS;
 	bool over;
@@ -305,11 +306,11 @@ void qemu_rescue(const char *qmp_path)
 		struct qemu q = { .state_fd = -1, .watch.fd = -1 };
 
 		if (qmp_open_within(&q.qmp, qmp_path, (deadline - now) / MS)) {
-			over = go_on(&q);
+			over = done(&q);
 			/* What it does next may let us; it tells of it. */
 			if (!over)
 				json_decref(qmp_event(&q.qmp, clock_ns() + RETRY_MS * MS));
-			set_capabilities(&q, true, false);
+			set_capabilities(&q, source, false);
 		} else {
 			/* Nobody listens: it has ended. */
 			over = q.qmp.fd < 0;
@@ -317,6 +318,11 @@ void qemu_rescue(const char *qmp_path)
 		qmp_close(&q.qmp);
 		now = clock_ns();
 	} while (!over && now < deadline);
+}
+
+void qemu_rescue(const char *qmp_path)
+{
+	insist(qmp_path, true, go_on);
 }
 
 bool qemu_source_finish(struct qemu *q, bool keep)
@@ -445,9 +451,13 @@ static int destination_resume(struct migr_destination *d, void *data)
 {
 	struct qemu *q = data;
 
+	bool running;
+
 	/* From COMMIT on it must not be killed, least of all once it runs. */
+	child_commit(&q->child);
+	running = qmp_command(&q->qmp, "cont", NULL, NULL);
 	child_release(&q->child);
-	return qmp_command(&q->qmp, "cont", NULL, NULL) ? 0 : destination_fail(d, q);
+	return running ? 0 : destination_fail(d, q);
 }
 
 static void close_destination(struct qemu *q)
@@ -473,6 +483,16 @@ bool qemu_destination_finish(struct qemu *q)
 	return qmp_command(&q->qmp, "announce-self",
 			   json_pack("{s:i, s:i, s:i, s:i}", "initial", 50, "max", 550,
 				     "rounds", 5, "step", 100), NULL);
+}
+
+static bool let_run(struct qemu *q)
+{
+	return qmp_command(&q->qmp, "cont", NULL, NULL) && qemu_destination_finish(q);
+}
+
+void qemu_let_run(const char *qmp_path)
+{
+	insist(qmp_path, false, let_run);
 }
 
 void qemu_destination_close(struct qemu *q)

@@ -107,11 +107,12 @@ struct child {
 
 /*
  * Start a QEMU command on /dev/migr that waits for a migration. It dies with
- * this process unless released.
+ * this process until committed, and is told to run then, unless released.
  */
 bool child_start(struct child *c, char *const *argv, bool stdout_to_stderr,
 		 struct text *error);
 void child_kill(struct child *c);
+void child_commit(struct child *c);
 void child_release(struct child *c);
 
 /* Whoever lets the VM go on if 'migr send' ends before it could. */
@@ -179,6 +180,8 @@ bool qemu_source_open(struct qemu *q, const char *qmp_path, uint64_t ram_bytes);
 bool qemu_source_finish(struct qemu *q, bool keep);
 /* From a process of its own: end what a 'migr send' that died had begun. */
 void qemu_rescue(const char *qmp_path);
+/* The same for a 'migr receive' that had COMMIT: let the VM run. */
+void qemu_let_run(const char *qmp_path);
 /* Undo what qemu_source_open() changed, and close. */
 void qemu_source_close(struct qemu *q);
 /* The VM runs here: make the network find the guest. */
