@@ -497,6 +497,17 @@ static inline void child_join(pid_t pid)
 	      "child %d ended with status 0x%x", pid, status);
 }
 
+/* Another open of the same file; a negative errno if it is refused. */
+static inline int reopen(int fd, int flags)
+{
+	char path[64];
+	int copy;
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	copy = open(path, flags | O_CLOEXEC);
+	return copy < 0 ? -errno : copy;
+}
+
 static inline int open_fd_count(void)
 {
 	int i, n = 0;

@@ -1,14 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The destination dies in each phase of a migration through libmigr, killed
- * without warning. Before COMMIT the VM, here a thread that writes, goes on
- * where it was and a second attempt succeeds; after COMMIT it stays paused.
+ * In each phase of a migration through libmigr the destination is killed without
+ * warning, the connection is cut, or falls silent. Before COMMIT the VM, here a
+ * thread that writes, goes on where it was and a second attempt succeeds; after
+ * COMMIT it stays paused.
  */
 #include "migr_test.h"
 #include "migr.h"
 
+#include <sys/un.h>
+
 #define VM_PAGES	2048
 #define STATE_BYTES	200000
+/* Of each side: how long a silent connection costs. */
+#define TIMEOUT_MS	3000
+#define ADDRESS_MAX	64
 
 /* Where the destination's process kills itself. */
 enum death {
@@ -18,7 +24,13 @@ enum death {
 	IN_RESUME,
 };
 
-/* No phase of the source: it does not kill the destination. */
+/* How the destination's process ends otherwise. */
+enum {
+	ENDED_MOVED = TEST_PASS,
+	ENDED_HERE = 10,	/* the VM never ran there */
+};
+
+/* No phase of the source: nothing happens. */
 #define NO_PHASE	((enum migr_phase)-1)
 
 static struct {
@@ -36,11 +48,24 @@ static struct {
 
 static struct {
 	enum death death;
-	enum migr_phase killed_in;
+	bool read_only;		/* its VMM gives memory that it may not write to */
 	bool writes_in_save;	/* of the source's VMM */
 	pid_t pid;
-	char address[64];
+	char address[ADDRESS_MAX];
 } peer;
+
+/* What happens when the source reaches a phase: a process gets a signal. */
+static struct {
+	enum migr_phase phase;
+	pid_t pid;
+	int signal;
+} blow = { .phase = NO_PHASE };
+
+/* Between the two, a process that carries their bytes. */
+static struct {
+	pid_t pid;
+	char address[ADDRESS_MAX];
+} relay;
 
 static void *vm_thread(void *arg)
 {
@@ -140,6 +165,8 @@ static int dst_prepare(struct migr_destination *d, void *data,
 
 	die(IN_PREPARE);
 	region = CALL(region_create(*(int *)data, request->regions[0].length, "arrived"));
+	if (peer.read_only)
+		region = CALL(reopen(region, O_RDONLY));
 	return migr_destination_add_region(d, region, request->regions[0].id);
 }
 
@@ -184,7 +211,7 @@ static const struct migr_destination_ops dst_ops = {
 
 static void destination(int ready)
 {
-	struct migr_destination_options options = { .timeout_ms = 5000 };
+	struct migr_destination_options options = { .timeout_ms = TIMEOUT_MS };
 	struct migr_destination *d;
 	struct migr_result result;
 	struct migr *m;
@@ -194,28 +221,35 @@ static void destination(int ready)
 	CALL(migr_destination_new(m, &d));
 	CALL(migr_destination_listen(d, peer.address));
 	CHECK_EQ(write(ready, "r", 1), 1);
-	CHECK(!migr_destination_run(d, &options, &dst_ops, &dev, &result), "%s",
-	      migr_destination_error(d));
-	_exit(result.outcome == MIGR_OUTCOME_MOVED ? TEST_PASS : TEST_FAIL);
+	migr_destination_run(d, &options, &dst_ops, &dev, &result);
+	diag("destination: outcome %d: %s", result.outcome, migr_destination_error(d));
+	_exit(result.outcome == MIGR_OUTCOME_MOVED ? ENDED_MOVED : ENDED_HERE);
 }
 
-static void destination_start(enum death death, enum migr_phase killed_in)
+/* Start a process that listens, and wait until it does. */
+static pid_t listener_start(char address[ADDRESS_MAX], const char *name, void (*fn)(int ready))
 {
 	struct pollfd p = { .events = POLLIN };
 	int pipes[2];
+	pid_t pid;
 
-	peer.death = death;
-	peer.killed_in = killed_in;
-	snprintf(peer.address, sizeof(peer.address), "unix:/tmp/migr-phases.%d", getpid());
-	unlink(peer.address + strlen("unix:"));
+	snprintf(address, ADDRESS_MAX, "unix:/tmp/migr-phases.%s.%d", name, getpid());
+	unlink(address + strlen("unix:"));
 	CHECK_EQ(pipe2(pipes, O_CLOEXEC), 0);
-	peer.pid = child_start();
-	if (!peer.pid)
-		destination(pipes[1]);
+	pid = child_start();
+	if (!pid)
+		fn(pipes[1]);
 	p.fd = pipes[0];
 	CHECK_EQ(poll(&p, 1, 10000), 1);
 	close(pipes[0]);
 	close(pipes[1]);
+	return pid;
+}
+
+static void destination_start(enum death death)
+{
+	peer.death = death;
+	peer.pid = listener_start(peer.address, "destination", destination);
 }
 
 static int destination_end(void)
@@ -225,6 +259,75 @@ static int destination_end(void)
 	CHECK_EQ(waitpid(peer.pid, &status, 0), peer.pid);
 	unlink(peer.address + strlen("unix:"));
 	return status;
+}
+
+static void destination_ended(int how)
+{
+	int status = destination_end();
+
+	CHECK(WIFEXITED(status) && WEXITSTATUS(status) == how,
+	      "the destination ended with status 0x%x", status);
+}
+
+/* ----------------------------------------------------------------- relay */
+
+static int unix_socket(const char *address, struct sockaddr_un *sun)
+{
+	*sun = (struct sockaddr_un){ .sun_family = AF_UNIX };
+	strcpy(sun->sun_path, address + strlen("unix:"));
+	return (int)SYS(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+}
+
+/* One way of one connection. */
+struct way {
+	int from, to;
+};
+
+static void *carry(void *arg)
+{
+	struct way *w = arg;
+	char bytes[65536];
+	ssize_t n;
+
+	while ((n = recv(w->from, bytes, sizeof(bytes), 0)) > 0)
+		if (send(w->to, bytes, n, MSG_NOSIGNAL) != n)
+			break;
+	shutdown(w->to, SHUT_WR);
+	return NULL;
+}
+
+static void carry_all(int ready)
+{
+	struct sockaddr_un sun;
+	int listener = unix_socket(relay.address, &sun), i;
+	static struct way ways[4];
+
+	SYS(bind(listener, (struct sockaddr *)&sun, sizeof(sun)));
+	SYS(listen(listener, 2));
+	CHECK_EQ(write(ready, "r", 1), 1);
+	/* The control channel and the stream. */
+	for (i = 0; i < 4; i += 2) {
+		ways[i].from = (int)SYS(accept4(listener, NULL, NULL, SOCK_CLOEXEC));
+		ways[i].to = unix_socket(peer.address, &sun);
+		SYS(connect(ways[i].to, (struct sockaddr *)&sun, sizeof(sun)));
+		ways[i + 1] = (struct way){ ways[i].to, ways[i].from };
+		thread_start(carry, &ways[i]);
+		thread_start(carry, &ways[i + 1]);
+	}
+	for (;;)
+		pause();
+}
+
+static void relay_start(void)
+{
+	relay.pid = listener_start(relay.address, "relay", carry_all);
+}
+
+static void relay_end(void)
+{
+	kill(relay.pid, SIGKILL);
+	waitpid(relay.pid, NULL, 0);
+	unlink(relay.address + strlen("unix:"));
 }
 
 /* --------------------------------------------------------------- source */
@@ -266,11 +369,11 @@ static void src_progress(struct migr_source *s, void *data, const struct migr_pr
 
 	(void)s;
 	(void)data;
-	if (p->phase != peer.killed_in)
+	if (p->phase != blow.phase)
 		return;
-	peer.killed_in = NO_PHASE;
-	kill(peer.pid, SIGKILL);
-	CHECK_EQ(waitid(P_PID, peer.pid, &info, WEXITED | WNOWAIT), 0);
+	blow.phase = NO_PHASE;
+	kill(blow.pid, blow.signal);
+	CHECK_EQ(waitid(P_PID, blow.pid, &info, WEXITED | WSTOPPED | WNOWAIT), 0);
 }
 
 static const struct migr_source_ops src_ops = {
@@ -280,9 +383,13 @@ static const struct migr_source_ops src_ops = {
 	.progress = src_progress,
 };
 
-static enum migr_outcome source(void)
+static enum migr_outcome source(const char *address)
 {
-	struct migr_source_options options = { .timeout_ms = 5000, .verify = true };
+	struct migr_source_options options = {
+		.timeout_ms = TIMEOUT_MS,
+		.prepare_timeout_ms = TIMEOUT_MS,
+		.verify = true,
+	};
 	struct migr_source *s;
 	struct migr_result result;
 	struct migr *m;
@@ -292,7 +399,7 @@ static enum migr_outcome source(void)
 	CALL(migr_open(&m));
 	CALL(migr_source_new(m, &s));
 	CALL(migr_source_add_region(s, vm.mem.fd, 0, "ram"));
-	migr_source_run(s, peer.address, &options, &src_ops, NULL, &result);
+	migr_source_run(s, address, &options, &src_ops, NULL, &result);
 	diag("outcome %d: %s", result.outcome, migr_source_error(s));
 	CHECK(result.outcome != MIGR_OUTCOME_MOVED || result.identical,
 	      "moved without having been compared");
@@ -303,34 +410,41 @@ static enum migr_outcome source(void)
 
 static void moves_after_all(void)
 {
-	destination_start(NOWHERE, NO_PHASE);
-	CHECK_EQ(source(), MIGR_OUTCOME_MOVED);
+	destination_start(NOWHERE);
+	CHECK_EQ(source(peer.address), MIGR_OUTCOME_MOVED);
 	CHECK_EQ(vm.pauses, 1);
 	CHECK_EQ(vm.resumes, 0);
-	CHECK_EQ(destination_end(), 0);
+	destination_ended(ENDED_MOVED);
 }
 
-static void dies(enum death death, enum migr_phase killed_in, int pauses)
+/* The VM is where it was, and moves at the second attempt. */
+static void stayed(int pauses)
 {
-	vm_start();
-	destination_start(death, killed_in);
-	CHECK_EQ(source(), MIGR_OUTCOME_HERE);
-	CHECK_EQ(WTERMSIG(destination_end()), SIGKILL);
 	CHECK_EQ(vm.pauses, pauses);
 	CHECK_EQ(vm.resumes, pauses);
 	vm_is_well();
 	moves_after_all();
 }
 
+/* ------------------------------------------------- the destination dies */
+
+static void dies(enum death death, enum migr_phase killed_in, int pauses)
+{
+	vm_start();
+	destination_start(death);
+	blow.phase = killed_in;
+	blow.pid = peer.pid;
+	blow.signal = SIGKILL;
+	CHECK_EQ(source(peer.address), MIGR_OUTCOME_HERE);
+	CHECK_EQ(WTERMSIG(destination_end()), SIGKILL);
+	stayed(pauses);
+}
+
 static void nobody_listens(void)
 {
 	vm_start();
-	strcpy(peer.address, "unix:/tmp/migr-phases.none");
-	peer.killed_in = NO_PHASE;
-	CHECK_EQ(source(), MIGR_OUTCOME_HERE);
-	CHECK_EQ(vm.pauses, 0);
-	vm_is_well();
-	moves_after_all();
+	CHECK_EQ(source("unix:/tmp/migr-phases.none"), MIGR_OUTCOME_HERE);
+	stayed(0);
 }
 
 static void dies_in_prepare(void)
@@ -363,34 +477,116 @@ static void dies_before_commit(void)
 	dies(NOWHERE, MIGR_PHASE_COMMIT, 1);
 }
 
-/* What a VMM writes once the memory is gone would be lost. */
-static void writes_while_saving(void)
+static void stays_paused(void)
 {
-	vm_start();
-	destination_start(NOWHERE, NO_PHASE);
-	peer.writes_in_save = true;
-	CHECK_EQ(source(), MIGR_OUTCOME_HERE);
-	peer.writes_in_save = false;
-	CHECK(destination_end(), "the destination took it");
-	CHECK_EQ(vm.resumes, 1);
-	vm_is_well();
-	moves_after_all();
+	__u64 writes = vm_writes();
+
+	CHECK_EQ(vm.pauses, 1);
+	CHECK_EQ(vm.resumes, 0);
+	usleep(100000);
+	CHECK_EQ(vm_writes(), writes);
 }
 
 /* It may have resumed the VM before it died: nobody here can know. */
 static void dies_after_commit(void)
 {
-	__u64 writes;
-
 	vm_start();
-	destination_start(IN_RESUME, NO_PHASE);
-	CHECK_EQ(source(), MIGR_OUTCOME_UNKNOWN);
+	destination_start(IN_RESUME);
+	CHECK_EQ(source(peer.address), MIGR_OUTCOME_UNKNOWN);
 	CHECK_EQ(WTERMSIG(destination_end()), SIGKILL);
-	CHECK_EQ(vm.pauses, 1);
-	CHECK_EQ(vm.resumes, 0);
-	writes = vm_writes();
-	usleep(100000);
-	CHECK_EQ(vm_writes(), writes);
+	stays_paused();
+}
+
+/* ------------------------------------------------- the connection breaks */
+
+/* Its carrier is killed or stopped as the source enters the phase. */
+static enum migr_outcome breaks(enum migr_phase phase, int signal)
+{
+	destination_start(NOWHERE);
+	relay_start();
+	blow.phase = phase;
+	blow.pid = relay.pid;
+	blow.signal = signal;
+	return source(relay.address);
+}
+
+static void breaks_in(enum migr_phase phase, int signal)
+{
+	vm_start();
+	CHECK_EQ(breaks(phase, signal), MIGR_OUTCOME_HERE);
+	relay_end();
+	if (phase == MIGR_PHASE_CONNECT) {
+		/* Nobody has reached it. */
+		kill(peer.pid, SIGKILL);
+		destination_end();
+	} else {
+		destination_ended(ENDED_HERE);
+	}
+	stayed(phase >= MIGR_PHASE_PAUSE);
+}
+
+#define BREAKS(name, phase)						\
+static void cut_##name(void)						\
+{									\
+	breaks_in(MIGR_PHASE_##phase, SIGKILL);				\
+}									\
+									\
+static void silent_##name(void)						\
+{									\
+	breaks_in(MIGR_PHASE_##phase, SIGSTOP);				\
+}
+
+BREAKS(in_connect, CONNECT)
+BREAKS(in_prepare, PREPARE)
+BREAKS(in_first_pass, PASSES)
+BREAKS(in_pause, PAUSE)
+BREAKS(in_last_pass, LAST_PASS)
+BREAKS(in_verify, VERIFY)
+BREAKS(in_state, STATE)
+
+static void cut_before_commit(void)
+{
+	breaks_in(MIGR_PHASE_COMMIT, SIGKILL);
+}
+
+/* COMMIT does not arrive. The source cannot know; the destination does not run it. */
+static void commit_is_lost(void)
+{
+	vm_start();
+	CHECK_EQ(breaks(MIGR_PHASE_COMMIT, SIGSTOP), MIGR_OUTCOME_UNKNOWN);
+	relay_end();
+	destination_ended(ENDED_HERE);
+	stays_paused();
+	/* That it does not run there is for the operator to see. */
+	vm_stop(false);
+	vm_is_well();
+	moves_after_all();
+}
+
+/* ---------------------------------------------------------------- others */
+
+/* The kernel takes no memory for a destination that may not be written to. */
+static void module_refuses(void)
+{
+	vm_start();
+	peer.read_only = true;
+	destination_start(NOWHERE);
+	CHECK_EQ(source(peer.address), MIGR_OUTCOME_HERE);
+	destination_ended(ENDED_HERE);
+	peer.read_only = false;
+	stayed(0);
+}
+
+/* What a VMM writes once the memory is gone would be lost. */
+static void writes_while_saving(void)
+{
+	vm_start();
+	destination_start(NOWHERE);
+	peer.writes_in_save = true;
+	CHECK_EQ(source(peer.address), MIGR_OUTCOME_HERE);
+	peer.writes_in_save = false;
+	destination_ended(ENDED_HERE);
+	stayed(1);
 }
 
 static const struct test_case cases[] = {
@@ -402,6 +598,23 @@ static const struct test_case cases[] = {
 	CASE(dies_in_load),
 	CASE(dies_before_commit),
 	CASE(dies_after_commit),
+	CASE(cut_in_connect),
+	CASE(cut_in_prepare),
+	CASE(cut_in_first_pass),
+	CASE(cut_in_pause),
+	CASE(cut_in_last_pass),
+	CASE(cut_in_verify),
+	CASE(cut_in_state),
+	CASE(cut_before_commit),
+	CASE(silent_in_connect),
+	CASE(silent_in_prepare),
+	CASE(silent_in_first_pass),
+	CASE(silent_in_pause),
+	CASE(silent_in_last_pass),
+	CASE(silent_in_verify),
+	CASE(silent_in_state),
+	CASE(commit_is_lost),
+	CASE(module_refuses),
 	CASE(writes_while_saving),
 };
 

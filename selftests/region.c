@@ -9,16 +9,6 @@
 #define HUGE_PAGES	512UL
 #define HUGE_SIZE	(HUGE_PAGES * TEST_PAGE)
 
-static int reopen(int fd, int flags)
-{
-	char path[64];
-	int copy;
-
-	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-	copy = open(path, flags | O_CLOEXEC);
-	return copy < 0 ? -errno : copy;
-}
-
 static __u64 resident(int fd)
 {
 	struct migr_region_info info;
