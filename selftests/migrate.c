@@ -524,6 +524,60 @@ static void tcp_peer_gone_in_pass(void)
 	gone_in_pass(tcp_pair);
 }
 
+/* A destination that hangs up when it cannot go on, and what stopped it. */
+struct taker {
+	int stream, sock, received;
+	bool begun;
+};
+
+static void *take_all(void *arg)
+{
+	struct taker *t = arg;
+
+	__atomic_store_n(&t->begun, true, __ATOMIC_RELEASE);
+	t->received = stream_run(t->stream);
+	shutdown(t->sock, SHUT_RDWR);
+	return NULL;
+}
+
+#define OVERCOMMIT	"/proc/sys/vm/overcommit_"
+
+/* Let the kernel promise no memory any more; what is there stays usable. */
+static void promise_memory(bool yes)
+{
+	CHECK(file_write(OVERCOMMIT "kbytes", yes ? "0" : "1") &&
+	      file_write(OVERCOMMIT "memory", yes ? "0" : "2"), "cannot set " OVERCOMMIT "*");
+}
+
+/* The destination is full: it says so, and the source is as it was. */
+static void destination_is_full(void)
+{
+	struct lone_source s = lone_source(unix_pair, 1000);
+	struct mem full = mem_new(s.m.pages);
+	int migration = (int)CALL(migration_create(full.dev, MIGR_ROLE_DESTINATION)), sent;
+	struct taker t = { .sock = s.peer };
+	pthread_t thread;
+
+	CALL(migration_add_region(migration, full.fd, 0));
+	t.stream = (int)CALL(migration_add_stream(migration, s.peer, 0));
+	CALL(migration_pass(s.migration, 0));
+	thread = thread_start(take_all, &t);
+	WAIT_FOR(__atomic_load_n(&t.begun, __ATOMIC_ACQUIRE), 10);
+	promise_memory(false);
+	sent = stream_run(s.stream);
+	thread_join(thread);
+	promise_memory(true);
+
+	CHECK(t.received == -ENOSPC || t.received == -ENOMEM, "the destination's run: %s",
+	      strerror(-t.received));
+	CHECK_EQ(link_status(migration).state, MIGR_STATE_FAILED);
+	CHECK_EQ(link_status(migration).error, -t.received);
+	CALL_ERR(sent, ECONNRESET);
+	SYS(close(t.stream));
+	SYS(close(migration));
+	expect_failed(&s, ECONNRESET);
+}
+
 /* What a peer answers to the end of a pass. */
 struct answer {
 	int peer;
@@ -1263,6 +1317,7 @@ static const struct test_case cases[] = {
 	CASE(peer_gone_before_run),
 	CASE(unix_peer_gone_in_pass),
 	CASE(tcp_peer_gone_in_pass),
+	CASE(destination_is_full),
 	CASE(bad_answers),
 	CASE(good_answer),
 	CASE(source_times_out),

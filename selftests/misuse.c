@@ -526,6 +526,34 @@ static void regions(void)
 		 EEXIST);
 }
 
+/* Who may only read a region may neither slow its writers down nor fill it. */
+static void read_only_descriptors(void)
+{
+	int dev = (int)CALL(dev_open()), fd, mig;
+	int region = (int)CALL(region_create(dev, TEST_PAGE, ""));
+	int read_only = (int)CALL(reopen(region, O_RDONLY));
+	struct migr_region_info info;
+	__u32 role;
+
+	CALL(region_info(read_only, &info));
+	CALL_ERR(region_track(read_only), EBADF);
+	CALL_ERR(region_track((int)SYS(open("/dev/null", O_RDONLY))), ENOTTY);
+	for (role = MIGR_ROLE_SOURCE; role <= MIGR_ROLE_DESTINATION; role++) {
+		mig = (int)CALL(migration_create(dev, role));
+		CALL_ERR(migration_add_region(mig, read_only, 0), EBADF);
+		CALL(migration_add_region(mig, region, 0));
+	}
+	SYS(close((int)CALL(region_track((int)CALL(reopen(region, O_WRONLY))))));
+
+	/* Nor does an open of the device hand out more than it may do. */
+	fd = (int)SYS(open("/dev/migr", O_RDONLY | O_CLOEXEC));
+	CHECK(mmap(NULL, TEST_PAGE, PROT_READ, MAP_SHARED, fd, 0) != MAP_FAILED, "mmap: %s",
+	      strerror(errno));
+	CALL_ERR(region_get(fd), EBADF);
+	fd = (int)SYS(open("/dev/migr", O_WRONLY | O_CLOEXEC));
+	CALL_ERR(region_get(fd), EBADF);
+}
+
 static void states(void)
 {
 	int dev = (int)CALL(dev_open()), pair[2], src, dst, ss, ds, region, other;
@@ -607,6 +635,13 @@ static void close_on_exec(void)
 	}
 }
 
+static bool makes_descriptor(const struct command *c)
+{
+	return c->cmd == MIGR_REGION_CREATE || c->cmd == MIGR_REGION_GET ||
+	       c->cmd == MIGR_MIGRATION_CREATE || c->cmd == MIGR_REGION_TRACK ||
+	       c->cmd == MIGR_MIGRATION_ADD_STREAM;
+}
+
 static void no_descriptor_left(void)
 {
 	union arg *arg = private_alloc(sizeof(*arg));
@@ -616,13 +651,9 @@ static void no_descriptor_left(void)
 	SYS(getrlimit(RLIMIT_NOFILE, &limit));
 	for (i = 0; i < ARRAY_SIZE(commands); i++) {
 		const struct command *c = &commands[i];
-		bool makes_one = c->cmd == MIGR_REGION_CREATE || c->cmd == MIGR_REGION_GET ||
-				 c->cmd == MIGR_MIGRATION_CREATE ||
-				 c->cmd == MIGR_REGION_TRACK ||
-				 c->cmd == MIGR_MIGRATION_ADD_STREAM;
 		int fd, top;
 
-		if (!makes_one)
+		if (!makes_descriptor(c))
 			continue;
 		fd = prepare(c, arg);
 		/* The lowest free number is the limit. */
@@ -633,6 +664,39 @@ static void no_descriptor_left(void)
 		SYS(setrlimit(RLIMIT_NOFILE, &low));
 		CALL_ERR(test_ioctl(fd, c->cmd, arg), EMFILE);
 		SYS(setrlimit(RLIMIT_NOFILE, &limit));
+	}
+}
+
+#define FILE_MAX	"/proc/sys/fs/file-max"
+#define NOBODY		65534
+
+/* All files that the system may have are open; an administrator may have more. */
+static void no_file_left(void)
+{
+	union arg *arg = private_alloc(sizeof(*arg));
+	int refs, fds, ret;
+	char max[64];
+	size_t i;
+
+	CHECK(file_read(FILE_MAX, max, sizeof(max)), "cannot read " FILE_MAX);
+	for (i = 0; i < ARRAY_SIZE(commands); i++) {
+		const struct command *c = &commands[i];
+		int fd;
+
+		/* Getting a region makes a descriptor, but no file. */
+		if (!makes_descriptor(c) || c->cmd == MIGR_REGION_GET)
+			continue;
+		fd = prepare(c, arg);
+		refs = module_refcnt();
+		fds = open_fd_count();
+		CHECK(file_write(FILE_MAX, "1"), "cannot write " FILE_MAX);
+		SYS(seteuid(NOBODY));
+		ret = test_ioctl(fd, c->cmd, arg);
+		SYS(seteuid(0));
+		CHECK(file_write(FILE_MAX, max), "cannot write " FILE_MAX);
+		CHECK(ret == -ENFILE, "%s: %d", c->name, ret);
+		CHECK_EQ(open_fd_count(), fds);
+		WAIT_FOR(module_refcnt() == refs, 5);
 	}
 }
 
@@ -885,9 +949,11 @@ static const struct test_case cases[] = {
 	CASE(roles),
 	CASE(sockets),
 	CASE(regions),
+	CASE(read_only_descriptors),
 	CASE(states),
 	CASE(close_on_exec),
 	CASE(no_descriptor_left),
+	CASE(no_file_left),
 	CASE(nothing_leaks),
 	CASE_WITHIN(many_threads, 40),
 };
