@@ -23,6 +23,8 @@
 #define HEARTBEAT_NS	(5 * NS_PER_S)
 /* How long to wait for the destination's own word on why the stream broke. */
 #define REASON_MS	2000
+/* That the pause waits for: the last pass, loaded, resumed. */
+#define PAUSE_ROUND_TRIPS	3
 /* Slower than this a digest is not computed. */
 #define DIGEST_BYTES_PER_MS	(32u << 10)
 
@@ -345,7 +347,7 @@ static int pass(struct migr_source *s, uint32_t flags)
 /* Passes while the VM runs, until stopping it is short enough, or no more helps. */
 static int live_passes(struct migr_source *s)
 {
-	uint64_t fixed = s->round_trip_ns + s->options.state_ms * NS_PER_MS;
+	uint64_t fixed = PAUSE_ROUND_TRIPS * s->round_trip_ns + s->options.state_ms * NS_PER_MS;
 	uint64_t limit = s->options.downtime_limit_ms * NS_PER_MS;
 	enum verdict verdict;
 	uint64_t predicted;
