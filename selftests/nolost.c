@@ -104,11 +104,5 @@ static const struct test_case cases[] = {
 
 int main(int argc, char **argv)
 {
-	char mode[128];
-	int ret;
-
-	preempt_mode_save(mode, sizeof(mode));
-	ret = test_main(cases, ARRAY_SIZE(cases), argc, argv);
-	preempt_mode_restore(mode);
-	return ret;
+	return workload_main(cases, ARRAY_SIZE(cases), argc, argv);
 }

@@ -86,12 +86,8 @@ static const struct test_case cases[] = {
 
 int main(int argc, char **argv)
 {
-	char mode[128];
-	int ret;
+	int ret = workload_main(cases, ARRAY_SIZE(cases), argc, argv);
 
-	preempt_mode_save(mode, sizeof(mode));
-	ret = test_main(cases, ARRAY_SIZE(cases), argc, argv);
-	preempt_mode_restore(mode);
 	if (!access(PARAMETER, F_OK))
 		file_write(PARAMETER, "0");
 	return ret;

@@ -405,4 +405,16 @@ static inline __u64 shadow_round(struct shadow *s, struct workload *w, unsigned 
 	return shadow_lost(s);
 }
 
+/* test_main() for programs whose workload changes how kernels preempt. */
+static inline int workload_main(const struct test_case *cases, size_t nr, int argc, char **argv)
+{
+	char mode[128];
+	int ret;
+
+	preempt_mode_save(mode, sizeof(mode));
+	ret = test_main(cases, nr, argc, argv);
+	preempt_mode_restore(mode);
+	return ret;
+}
+
 #endif /* MIGR_WORKLOAD_H */
