@@ -660,6 +660,7 @@ static int resume(struct migr_destination *d)
 
 static int receive(struct migr_destination *d, json_t *hello)
 {
+	json_t *message;
 	int error;
 
 	error = set_up(d, hello);
@@ -671,11 +672,14 @@ static int receive(struct migr_destination *d, json_t *hello)
 		return error;
 	d->result->send_ns = d->progress.status.total_ns;
 
-	error = next_message(d, &d->pending);
-	if (!error && !strcmp(control_type(d->pending), "verify")) {
-		json_decref(d->pending);
-		d->pending = NULL;
+	error = next_message(d, &message);
+	if (error)
+		return error;
+	if (!strcmp(control_type(message), "verify")) {
+		json_decref(message);
 		error = answer_verify(d);
+	} else {
+		d->pending = message;
 	}
 	if (!error)
 		error = load_state(d);

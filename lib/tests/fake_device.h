@@ -39,6 +39,9 @@ static uint32_t fake_stream_flags;
 /* Called in the middle of every pass but the last: the guest at work. */
 static void (*fake_guest)(void *data);
 static void *fake_guest_data;
+/* Called on the destination before the run that had all of it returns. */
+static void (*fake_received)(void *data);
+static void *fake_received_data;
 
 struct fake_frame {
 	uint32_t kind;			/* 0 page, 1 end of pass, 2 end of last pass */
@@ -231,9 +234,11 @@ static int fake_receive(struct fake_migration *g)
 			g->status.passes++;
 			if (!fake_io(g->socket, "a", 1, true))
 				return -1;
-			if (f.kind == 2)
-				return 0;
-			continue;
+			if (f.kind != 2)
+				continue;
+			if (fake_received)
+				fake_received(fake_received_data);
+			return 0;
 		}
 		for (r = 0; r < g->nr && g->regions[r].id != f.region; r++)
 			;

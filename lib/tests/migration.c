@@ -30,6 +30,8 @@ struct side {
 	bool tamper;			/* destination: change memory before its digest */
 	bool cancel_in_save, hang_in_resume, break_stream;
 	uint64_t paused_ns, resumed_ns;
+	atomic_bool state_begun;	/* source: some of it has been written */
+	atomic_uint reports;		/* destination */
 	uint64_t seed;
 	enum migr_phase last_phase;
 	int error;
@@ -86,6 +88,7 @@ static int vm_save(struct migr_source *s, void *data)
 {
 	static uint8_t bytes[STATE_BYTES];
 	struct side *side = data;
+	int error;
 
 	for (size_t i = 0; i < sizeof(bytes); i++)
 		bytes[i] = state_byte(i);
@@ -93,7 +96,9 @@ static int vm_save(struct migr_source *s, void *data)
 		migr_source_cancel(s);
 	if (side->fail_save)
 		return migr_source_fail(s, side->fail_save, "will not be saved");
-	return migr_source_write_state(s, bytes, sizeof(bytes));
+	error = migr_source_write_state(s, bytes, 1);
+	side->state_begun = true;
+	return error ? error : migr_source_write_state(s, bytes + 1, sizeof(bytes) - 1);
 }
 
 static int vm_resume_here(struct migr_source *s, void *data)
@@ -178,6 +183,7 @@ static int destination_progress(struct migr_destination *d, void *data,
 
 	(void)d;
 	side->last_phase = p->phase;
+	side->reports++;
 	if (side->tamper && p->phase == MIGR_PHASE_VERIFY)
 		side->memory[12345] ^= 1;
 	return 0;
@@ -212,6 +218,7 @@ static int set_up(void **state)
 	};
 	fake_receive_error = 0;
 	fake_guest = NULL;
+	fake_received = NULL;
 	assert_int_equal(migr_open(&f.m), 0);
 	snprintf(f.path, sizeof(f.path), "/tmp/migr-test-%d.sock", getpid());
 	snprintf(f.address, sizeof(f.address), "unix:%s", f.path);
@@ -331,6 +338,30 @@ static void test_copies(void **state)
 	run_both(f);
 	assert_moved(f);
 	assert_int_equal(fake_stream_flags, MIGR_STREAM_COPY);
+}
+
+/* Hold the end of the stream's run until the other channel has been looked at. */
+static void let_state_overtake(void *data)
+{
+	uint64_t deadline = now_ns() + 5 * NS_PER_S;
+	struct fixture *f = data;
+	unsigned int reports;
+
+	while (!f->source.state_begun && now_ns() < deadline)
+		usleep(1000);
+	for (reports = f->destination.reports; now_ns() < deadline; usleep(1000))
+		if (f->destination.reports >= reports + 2)
+			break;
+}
+
+static void test_state_overtakes_passes(void **state)
+{
+	struct fixture *f = *state;
+
+	fake_received = let_state_overtake;
+	fake_received_data = f;
+	run_both(f);
+	assert_moved(f);
 }
 
 static void test_again_after_failure(void **state)
@@ -724,7 +755,8 @@ int main(void)
 {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
 	const struct CMUnitTest tests[] = {
-		TEST(test_moves), TEST(test_copies), TEST(test_again_after_failure),
+		TEST(test_moves), TEST(test_copies),
+		TEST(test_state_overtakes_passes), TEST(test_again_after_failure),
 		TEST(test_restless),
 		TEST(test_too_small), TEST(test_prepare_fails), TEST(test_kernel_refuses),
 		TEST(test_vmm_dies), TEST(test_pause_fails),
