@@ -605,7 +605,29 @@ static void bitmap_in_region(void)
 	}
 }
 
-/* Start and stop under two writers, 200 times. */
+/* Fetch, compare, and stop and start while the gate's writers write, 200 times. */
+static void switch_rounds(const struct mem *m, struct gate *gate, int passes)
+{
+	struct shadow s;
+	int round, i;
+	__u64 lost;
+
+	shadow_start(&s, m);
+	for (round = 0; round < 200; round++) {
+		for (i = 0; i < passes; i++)
+			shadow_pass(&s);
+		gate_close(gate);
+		shadow_pass(&s);
+		lost = shadow_lost(&s);
+		CHECK(!lost, "round %d: %llu pages differ", round, (unsigned long long)lost);
+		gate_open(gate);
+		SYS(close(s.tracker));
+		s.tracker = (int)CALL(region_track(m->fd));
+	}
+	gate_close(gate);
+	gate_end(gate);
+}
+
 static void switching(void)
 {
 	struct gate *gate = shared_alloc(sizeof(*gate));
@@ -615,31 +637,13 @@ static void switching(void)
 		{ .gate = gate, .mem = &m, .id = 1, .seed = test_seed + 1 },
 	};
 	pthread_t threads[2];
-	struct shadow s;
-	int round, i;
 
 	memset(m.p, 1, m.len);
 	w[1].p = map_shared(m.fd, m.len);
 	gate->writers = 2;
 	threads[0] = thread_start(hammer_thread, &w[0]);
 	threads[1] = thread_start(hammer_thread, &w[1]);
-	shadow_start(&s, &m);
-	for (round = 0; round < 200; round++) {
-		__u64 lost;
-
-		for (i = 0; i < 4; i++)
-			shadow_pass(&s);
-		gate_close(gate);
-		shadow_pass(&s);
-		lost = shadow_lost(&s);
-		CHECK(!lost, "round %d: %llu pages differ", round, (unsigned long long)lost);
-		gate_open(gate);
-		/* Both while they write. */
-		SYS(close(s.tracker));
-		s.tracker = (int)CALL(region_track(m.fd));
-	}
-	gate_close(gate);
-	gate_end(gate);
+	switch_rounds(&m, gate, 4);
 	thread_join(threads[0]);
 	thread_join(threads[1]);
 	diag("%llu and %llu stamps", (unsigned long long)w[0].stamp,
@@ -688,8 +692,6 @@ static void mapping_meanwhile(void)
 	struct writer mapper = { .gate = gate, .mem = &m, .id = 0, .seed = test_seed };
 	struct writer forker = { .gate = gate, .mem = &m, .p = m.p, .id = 1, .seed = test_seed };
 	pthread_t thread;
-	struct shadow s;
-	int round, i;
 	pid_t pid;
 
 	memset(m.p, 1, m.len);
@@ -698,22 +700,7 @@ static void mapping_meanwhile(void)
 	if (!pid)
 		fork_writer(&forker);
 	thread = thread_start(mapper_thread, &mapper);
-	shadow_start(&s, &m);
-	for (round = 0; round < 200; round++) {
-		__u64 lost;
-
-		for (i = 0; i < 6; i++)
-			shadow_pass(&s);
-		gate_close(gate);
-		shadow_pass(&s);
-		lost = shadow_lost(&s);
-		CHECK(!lost, "round %d: %llu pages differ", round, (unsigned long long)lost);
-		gate_open(gate);
-		SYS(close(s.tracker));
-		s.tracker = (int)CALL(region_track(m.fd));
-	}
-	gate_close(gate);
-	gate_end(gate);
+	switch_rounds(&m, gate, 6);
 	thread_join(thread);
 	child_join(pid);
 	diag("%llu stamps", (unsigned long long)mapper.stamp);
