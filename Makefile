@@ -143,7 +143,10 @@ selftest_programs := $(patsubst selftests/%.c,$B/selftests/%,$(wildcard selftest
 unit_programs := $(patsubst lib/tests/%.c,$B/unit/lib-%,$(wildcard lib/tests/*.c)) \
 	$(patsubst tools/tests/%.c,$B/unit/tools-%,$(wildcard tools/tests/*.c))
 
-selftests: $(selftest_programs) $B/vm/hold_tracker $B/vm/hold_kvm
+# What the scripts that boot hosts need there.
+vm_programs := $(patsubst selftests/vm/%.c,$B/vm/%,$(wildcard selftests/vm/*.c))
+
+selftests: $(selftest_programs) $(vm_programs)
 unit: $(unit_programs)
 
 $B/selftests/%: selftests/%.c $B/lib/libmigr.a
@@ -152,7 +155,6 @@ $B/selftests/%: selftests/%.c $B/lib/libmigr.a
 	$(Q)$(CC) $(CPPFLAGS) -Iselftests $(CFLAGS) -MMD -MP -MF $@.d -o $@ $< \
 		$B/lib/libmigr.a $(libs)
 
-# What the scripts that boot hosts need there.
 $B/vm/%: selftests/vm/%.c $B/lib/libmigr.a
 	@mkdir -p $(@D)
 	$(call say,CC,$@)
