@@ -96,17 +96,69 @@ boot_guest() {
 	return 1
 }
 
-# A KTAP line for what the calling script does on a pair of hosts, where it is
-# called again as "source" and "destination". Arguments: number, title, folder
-# below build/check, the two kernels, seconds, and what more the source is told.
-on_hosts() {
-	local n=$1 title=$2 out=$top/build/check/$3 kernels=("$4" "$5") seconds=$6 result="not ok"
+# Move a guest, with the memory compared. Arguments: its name, the address, and
+# what the files of this move end with, if there are several.
+move_guest() {
+	local name=$1 to=$2 send=$MIGR_OUT/send${3:+.$3}
 
-	shift 6
-	rm -rf "$out"
-	mkdir -p "$out"
-	"$here/pair" --source-kernel "${kernels[0]}" --destination-kernel "${kernels[1]}" \
+	await_line "$MIGR_OUT/receive${3:+.$3}" '^waiting' 90 || return 1
+	"$top/build/bin/migr" send --json --verify "$name" "$to" > "$send" && return
+	tail -n 1 "$send"
+	return 1
+}
+
+# The other side of it, for the guest of guest_command. Arguments: its console,
+# the address, and as above.
+take_guest() {
+	local console=$1 on=$2 receive=$MIGR_OUT/receive${3:+.$3}
+
+	"$top/build/bin/migr" receive --once --listen "$on" -- "${guest[@]}" > "$receive" 2>&1 ||
+		{ cat "$receive"; return 1; }
+	guest_is_well "$console" 90
+}
+
+# ---- on this host -------------------------------------------------------
+
+# The kernels of the hosts, turn by turn; in "6.1 6.12" the destination's differs.
+read -ra kernels <<< "${MIGR_KERNELS:-6.1 6.12}"
+
+# What the calling script does on a pair of hosts, where it is called again as
+# "source" and "destination". Arguments: kernels, folder for what it leaves,
+# seconds, and what more the two are told.
+on_hosts() {
+	local kernel=$1 out=$2 seconds=$3
+
+	shift 3
+	"$here/pair" --source-kernel "${kernel% *}" --destination-kernel "${kernel#* }" \
 		--memory 1500M --timeout "$seconds" --out "$out" --logs "$out/hosts" --no-tty \
-		-- "$self" source "$@" -- "$self" destination && result=ok
-	echo "$result $n $title"
+		-- "$self" source "$@" -- "$self" destination "$@"
+}
+
+# The same on one host, where it is called again as "host".
+on_host() {
+	local kernel=$1 out=$2 seconds=$3
+
+	shift 3
+	"$here/run" --kernel "$kernel" --timeout "$seconds" --out "$out" \
+		--console "$out/console" --no-tty -- "$self" host "$@"
+}
+
+# The calling script's test: in each turn the KTAP lines that it prints on the
+# hosts, which it is told where to number from, and one for the hosts' success.
+# Arguments: on_hosts or on_host, how many lines it prints, the title of the
+# one, a name for the folders below build/check, seconds for a turn.
+on_each_kernel() {
+	local on=$1 lines=$2 title=$3 name=$4 seconds=$5 n=0 kernel out result
+
+	echo "KTAP version 1"
+	echo "1..$(((lines + 1) * ${#kernels[@]}))"
+	for kernel in "${kernels[@]}"; do
+		out=$top/build/check/$name-${kernel/ /-}
+		rm -rf "$out"
+		mkdir -p "$out"
+		result="not ok"
+		"$on" "$kernel" "$out" "$seconds" $n && result=ok
+		n=$((n + lines + 1))
+		echo "$result $n $title (Linux ${kernel/ / to })"
+	done
 }

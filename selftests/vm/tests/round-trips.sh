@@ -9,7 +9,6 @@ set -u
 here=$(cd "$(dirname "$0")/.." && pwd -P)
 top=$(cd "$here/../.." && pwd -P)
 self=$here/tests/$(basename "$0")
-migr=$top/build/bin/migr
 trips=10
 
 # shellcheck source=selftests/vm/guest.bash
@@ -23,23 +22,15 @@ leg_command() {
 send() {
 	local leg=$1 to=$2
 
-	await_line "$MIGR_OUT/receive.$leg" '^waiting' 90 || return 1
-	"$migr" send --json --verify traveller "$to" > "$MIGR_OUT/send.$leg" || {
-		tail -n 1 "$MIGR_OUT/send.$leg"
-		return 1
-	}
-	[ "$(json_field "$MIGR_OUT/send.$leg" result ram_identical)" = true ]
+	move_guest traveller "$to" "$leg" &&
+		[ "$(json_field "$MIGR_OUT/send.$leg" result ram_identical)" = true ]
 }
 
 receive() {
 	local leg=$1 on=$2
 
 	leg_command "$leg"
-	"$migr" receive --once --listen "$on" -- "${guest[@]}" > "$MIGR_OUT/receive.$leg" 2>&1 || {
-		cat "$MIGR_OUT/receive.$leg"
-		return 1
-	}
-	guest_is_well "$MIGR_OUT/console.$leg" 90 || return 1
+	take_guest "$MIGR_OUT/console.$leg" "$on" "$leg"
 }
 
 # Even legs leave the source host, odd ones come back to it.
@@ -70,11 +61,4 @@ source)		source_host; exit ;;
 destination)	destination_host; exit ;;
 esac
 
-echo "KTAP version 1"
-echo "1..2"
-n=0
-for kernel in 6.1 6.12; do
-	n=$((n + 1))
-	on_hosts $n "the same guest goes there and back $trips times on $kernel" \
-		"round-trips-$kernel" $kernel $kernel 400
-done
+on_each_kernel on_hosts 0 "the same guest goes there and back $trips times" round-trips 400
