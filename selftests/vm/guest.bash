@@ -88,7 +88,7 @@ boot_guest() {
 	for try in 1 2 3; do
 		"$top/build/bin/migr" run -- "${guest[@]}" > "$log" 2>&1 &
 		vm=$!
-		await_line "$console" '^guest: (filled|up=)' 75 $vm && return 0
+		await_line "$console" '^guest: (filled|up=)' 120 $vm && return 0
 		echo "# the guest did not come up in attempt $try"
 		kill -KILL $vm 2>/dev/null
 		wait $vm
