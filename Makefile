@@ -4,7 +4,7 @@
 # make module     migr.ko for the running kernel, or the one of KDIR
 # make install    all of these, below DESTDIR and prefix
 # make check      all tests (TESTS='pattern ...' for some of them)
-# make bench      migr beside stock QEMU's own migration
+# make bench      migr beside its peers (SUITE=migration for one suite)
 # make demo       migrate a running guest between two kernels, and show it
 # make lint       checkpatch, sparse and W=1
 #
@@ -218,7 +218,7 @@ $B/bench/qemu_migrate: bench/qemu_migrate.c $(filter-out $B/tools/migr.o,$(tool_
 
 bench: deps kernels
 	$(Q)$(MAKE) --no-print-directory all modules guest $B/vm/hold_kvm $B/bench/qemu_migrate
-	$(Q)bench/migration
+	$(Q)bench/run $(SUITE)
 
 lint: deps kernels
 	$(Q)selftests/vm/kernels lint

@@ -81,12 +81,14 @@ json_field() {
 # Start the guest on /dev/migr, its process in $vm, and wait until it works. One
 # that does not come up under emulated KVM is started again: nothing of migr has
 # happened to it yet but the mapping of its memory. Arguments: console, QEMU's
-# output.
+# output, and what to start it with if not with "migr run".
 boot_guest() {
 	local console=$1 log=$2 try
 
+	shift 2
+	[ $# -gt 0 ] || set -- "$top/build/bin/migr" run --
 	for try in 1 2 3; do
-		"$top/build/bin/migr" run -- "${guest[@]}" > "$log" 2>&1 &
+		"$@" "${guest[@]}" > "$log" 2>&1 &
 		vm=$!
 		await_line "$console" '^guest: (filled|up=)' 120 $vm && return 0
 		echo "# the guest did not come up in attempt $try"
