@@ -180,7 +180,7 @@ vanish_too() {
 
 # Run migr send in the background: its process in $send. Arguments: options.
 send_begin() {
-	await_line "$MIGR_OUT/receive.$case" '^waiting' 60 || return 1
+	await_line "$MIGR_OUT/receive.$case" '^waiting|"type":"listening"' 60 || return 1
 	"$migr" send --json "$@" traveller "$other" > "$MIGR_OUT/send.$case" 2>&1 &
 	send=$!
 }
