@@ -58,6 +58,20 @@ static void mark_page(struct migr_tracker *tracker, pgoff_t page)
 	mark_chunk(tracker, chunk_of(page));
 }
 
+/* Make the pages dirty that @mask names in the word of @page. */
+static unsigned int mark_word(struct migr_tracker *tracker, pgoff_t page,
+			      unsigned long mask)
+{
+	unsigned long *word = tracker->dirty + BIT_WORD(page);
+	unsigned long old = atomic_long_fetch_or(mask, (atomic_long_t *)word);
+	unsigned int set = hweight_long(mask & ~old);
+
+	atomic_long_add(set, &tracker->nr_dirty);
+	atomic_long_add(set, &tracker->nr_dirtied);
+	mark_chunk(tracker, chunk_of(page));
+	return set;
+}
+
 /**
  * migr_tracker_set() - make pages dirty
  * @tracker: the tracker
@@ -71,21 +85,36 @@ void migr_tracker_set(struct migr_tracker *tracker, pgoff_t first, pgoff_t nr)
 	pgoff_t end = first + nr;
 
 	while (first < end) {
-		unsigned long *word = tracker->dirty + BIT_WORD(first);
 		unsigned long mask = BITMAP_FIRST_WORD_MASK(first);
-		unsigned long old, set;
 
 		if (BIT_WORD(first) == BIT_WORD(end))
 			mask &= BITMAP_LAST_WORD_MASK(end);
-		old = atomic_long_fetch_or(mask, (atomic_long_t *)word);
-		set = hweight_long(mask & ~old);
-		atomic_long_add(set, &tracker->nr_dirty);
-		atomic_long_add(set, &tracker->nr_dirtied);
-		mark_chunk(tracker, chunk_of(first));
+		mark_word(tracker, first, mask);
 		first = round_down(first, BITS_PER_LONG) + BITS_PER_LONG;
 		if (first % MIGR_CHUNK_PAGES == 0)
 			cond_resched();
 	}
+}
+
+/**
+ * migr_tracker_merge() - make pages dirty that a bitmap names
+ * @tracker: the tracker
+ * @first: page of its first bit, a multiple of BITS_PER_LONG
+ * @bitmap: the bitmap, with no bit beyond the region's end
+ * @nr_words: how many words it has
+ *
+ * Return: how many pages were not dirty before.
+ */
+u64 migr_tracker_merge(struct migr_tracker *tracker, pgoff_t first,
+		       const u64 *bitmap, unsigned int nr_words)
+{
+	unsigned int i;
+	u64 set = 0;
+
+	for (i = 0; i < nr_words; i++, first += BITS_PER_LONG)
+		if (bitmap[i])
+			set += mark_word(tracker, first, bitmap[i]);
+	return set;
 }
 
 /**
@@ -568,20 +597,16 @@ static int tracker_ioctl_fetch(struct migr_ucmd *ucmd)
 {
 	struct migr_tracker *tracker = ucmd->file->private_data;
 	struct migr_tracker_fetch *fetch = ucmd->cmd;
-	u64 nr_pages = tracker->region->nr_pages;
 	struct migr_batch *batch;
 	pgoff_t page, end;
 	int ret;
 
 	if (fetch->flags)
 		return -EOPNOTSUPP;
-	if (!fetch->nr_pages || fetch->first_page % 64 ||
-	    fetch->first_page >= nr_pages ||
-	    fetch->nr_pages > nr_pages - fetch->first_page)
+	if (!migr_region_has_words(tracker->region, fetch->first_page,
+				   fetch->nr_pages))
 		return -EINVAL;
 	end = fetch->first_page + fetch->nr_pages;
-	if (end % 64 && end != nr_pages)
-		return -EINVAL;
 	batch = migr_may_fail(kvmalloc(sizeof(*batch), GFP_KERNEL), NULL);
 	if (!batch)
 		return -ENOMEM;

@@ -60,6 +60,8 @@ struct migr_batch {
 struct migr_tracker *migr_tracker_start(struct file *region_file);
 void migr_tracker_stop(struct migr_tracker *tracker);
 void migr_tracker_set(struct migr_tracker *tracker, pgoff_t first, pgoff_t nr);
+u64 migr_tracker_merge(struct migr_tracker *tracker, pgoff_t first,
+		       const u64 *bitmap, unsigned int nr_words);
 vm_fault_t migr_tracker_fault(struct migr_tracker *tracker,
 			      struct vm_fault *vmf);
 int migr_tracker_collect(struct migr_tracker *tracker, pgoff_t first,

@@ -22,6 +22,8 @@
 #include <linux/sched/mm.h>
 #include <linux/shmem_fs.h>
 #include <linux/slab.h>
+#include <linux/string.h>
+#include <linux/uaccess.h>
 #include <linux/userfaultfd_k.h>
 #include <linux/xarray.h>
 
@@ -30,6 +32,9 @@
 #include "dirty.h"
 #include "inject.h"
 #include "region.h"
+
+/* Words of a user's bitmap that are merged at a time. */
+#define MERGE_WORDS	64
 
 /**
  * struct region_mm - an address space that has begun an mmap() of a region
@@ -257,6 +262,22 @@ void migr_region_untrack(struct migr_region *region)
 }
 
 /**
+ * migr_region_has_words() - whether a bitmap of whole words can be of a range
+ * @region: the region
+ * @first: first page
+ * @nr: how many; the last word may end with the region
+ *
+ * Return: true if the range is in the region, not empty and aligned.
+ */
+bool migr_region_has_words(const struct migr_region *region, u64 first, u64 nr)
+{
+	if (!nr || first % 64 || first >= region->nr_pages ||
+	    nr > region->nr_pages - first)
+		return false;
+	return nr % 64 == 0 || first + nr == region->nr_pages;
+}
+
+/**
  * migr_region_wrote() - tell of pages changed without a fault
  * @region: the region
  * @first: first page
@@ -405,11 +426,70 @@ static int region_ioctl_track(struct migr_ucmd *ucmd)
 				    migr_tracker_create_file(ucmd->file));
 }
 
+/* Merge some words of a bitmap, of which the first is of page @first. */
+static int region_merge(struct migr_region *region, pgoff_t first,
+			const u64 *bitmap, unsigned int nr_words, u64 *dirtied)
+{
+	int ret;
+
+	if (!memchr_inv(bitmap, 0, nr_words * sizeof(*bitmap)))
+		return 0;
+	ret = migr_may_fail(mutex_lock_killable(&region->lock), -EINTR);
+	if (ret)
+		return ret;
+	/* One that starts later begins with every page dirty. */
+	if (region->tracker)
+		*dirtied += migr_tracker_merge(region->tracker, first, bitmap,
+					       nr_words);
+	mutex_unlock(&region->lock);
+	return 0;
+}
+
+static int region_ioctl_merge(struct migr_ucmd *ucmd)
+{
+	struct migr_region *region = migr_region_from_file(ucmd->file);
+	struct migr_region_merge *merge = ucmd->cmd;
+	const u64 __user *from = u64_to_user_ptr(merge->bitmap);
+	u64 bitmap[MERGE_WORDS], page, end;
+	unsigned int nr_words;
+	int ret;
+
+	if (merge->flags)
+		return -EOPNOTSUPP;
+	if (!migr_region_has_words(region, merge->first_page, merge->nr_pages))
+		return -EINVAL;
+	/* As for a write. */
+	if (!(ucmd->file->f_mode & FMODE_WRITE))
+		return -EBADF;
+
+	merge->dirtied_pages = 0;
+	end = merge->first_page + merge->nr_pages;
+	for (page = merge->first_page; page < end; page += nr_words * 64) {
+		nr_words = min_t(u64, DIV_ROUND_UP(end - page, 64),
+				 MERGE_WORDS);
+		if (copy_from_user(bitmap, from, nr_words * sizeof(*from)))
+			return -EFAULT;
+		from += nr_words;
+		if (end - page <= nr_words * 64)
+			bitmap[nr_words - 1] &= BITMAP_LAST_WORD_MASK(end);
+		ret = region_merge(region, page, bitmap, nr_words,
+				   &merge->dirtied_pages);
+		if (ret)
+			return ret;
+		if (fatal_signal_pending(current))
+			return -EINTR;
+		cond_resched();
+	}
+	return migr_ucmd_respond(ucmd);
+}
+
 static const struct migr_ioctl_op region_ioctl_ops[] = {
 	MIGR_IOCTL_OP(MIGR_REGION_INFO, region_ioctl_info,
 		      struct migr_region_info, __reserved),
 	MIGR_IOCTL_OP(MIGR_REGION_TRACK, region_ioctl_track,
 		      struct migr_region_track, __reserved),
+	MIGR_IOCTL_OP(MIGR_REGION_MERGE, region_ioctl_merge,
+		      struct migr_region_merge, dirtied_pages),
 };
 
 static long region_ioctl(struct file *file, unsigned int cmd,

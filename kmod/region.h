@@ -58,6 +58,8 @@ struct file *migr_region_create(u64 length, const u8 *name);
 struct migr_region *migr_region_from_file(struct file *file);
 int migr_region_track(struct migr_region *region, struct migr_tracker *tracker);
 void migr_region_untrack(struct migr_region *region);
+bool migr_region_has_words(const struct migr_region *region, u64 first,
+			   u64 nr);
 void migr_region_wrote(struct migr_region *region, pgoff_t first, pgoff_t nr);
 
 #endif /* _MIGR_REGION_H */

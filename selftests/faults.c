@@ -247,6 +247,38 @@ static void collecting(void)
 	each_fails(&(struct operation){ write_to_mem, fetch, fetch_again }, &t, 20);
 }
 
+static void choose_some(void *arg)
+{
+	struct tracked *t = arg;
+	unsigned int i;
+
+	for (i = 0; i < 50; i++)
+		bit_set(t->written, rnd(&t->seed) % PAGES);
+}
+
+static long merge(void *arg)
+{
+	struct tracked *t = arg;
+
+	return region_merge(t->mem.fd, 0, PAGES, t->written, NULL);
+}
+
+/* What failed is merged again. */
+static void merge_again(void *arg, long ret)
+{
+	if (ret)
+		CALL(merge(arg));
+	check_written(arg);
+}
+
+static void merging(void)
+{
+	struct tracked t;
+
+	track_clean(&t);
+	each_fails(&(struct operation){ choose_some, merge, merge_again }, &t, 1);
+}
+
 /* ---- migrations ---- */
 
 static long create_migration(void *arg)
@@ -362,6 +394,7 @@ static const struct test_case cases[] = {
 	CASE(starting_to_track),
 	CASE(mapping_a_tracked_region),
 	CASE(collecting),
+	CASE(merging),
 	CASE(creating_a_migration),
 	CASE(adding_a_stream),
 	CASE(migrating),

@@ -292,6 +292,22 @@ static inline int tracker_fetch(int tracker, __u64 first, __u64 nr, void *bitmap
 	return ret;
 }
 
+static inline int region_merge(int region, __u64 first, __u64 nr, const void *bitmap,
+			       struct migr_region_merge *out)
+{
+	struct migr_region_merge arg = {
+		.size = sizeof(arg),
+		.first_page = first,
+		.nr_pages = nr,
+		.bitmap = (uintptr_t)bitmap,
+	};
+	int ret = test_ioctl(region, MIGR_REGION_MERGE, &arg);
+
+	if (out)
+		*out = arg;
+	return ret;
+}
+
 static inline int migration_create(int dev, __u32 role)
 {
 	struct migr_migration_create arg = { .size = sizeof(arg), .role = role };

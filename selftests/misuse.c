@@ -73,6 +73,7 @@ union arg {
 	struct migr_migration_create migration_create;
 	struct migr_region_info region_info;
 	struct migr_region_track region_track;
+	struct migr_region_merge region_merge;
 	struct migr_tracker_fetch tracker_fetch;
 	struct migr_migration_add_region add_region;
 	struct migr_migration_add_stream add_stream;
@@ -121,6 +122,15 @@ static int prepare_region(union arg *arg)
 {
 	(void)arg;
 	return (int)CALL(region_create((int)CALL(dev_open()), 64 * TEST_PAGE, ""));
+}
+
+static int prepare_region_merge(union arg *arg)
+{
+	static __u64 bitmap[1] = { 1 };
+
+	arg->region_merge.nr_pages = 64;
+	arg->region_merge.bitmap = (uintptr_t)bitmap;
+	return prepare_region(arg);
 }
 
 static int prepare_tracker_fetch(union arg *arg)
@@ -201,6 +211,8 @@ static const struct command {
 		offsetof(struct migr_region_info, __reserved), ON(REGION), prepare_region),
 	COMMAND(MIGR_REGION_TRACK, migr_region_track,
 		offsetof(struct migr_region_track, __reserved), ON(REGION), prepare_region),
+	COMMAND(MIGR_REGION_MERGE, migr_region_merge, NO_FIELD, ON(REGION),
+		prepare_region_merge),
 	COMMAND(MIGR_TRACKER_FETCH, migr_tracker_fetch, NO_FIELD, ON(TRACKER),
 		prepare_tracker_fetch),
 	COMMAND(MIGR_MIGRATION_ADD_REGION, migr_migration_add_region, NO_FIELD,
@@ -806,6 +818,11 @@ static void hammer_ioctl(__u64 *seed, union arg *arg, __u64 *bitmap)
 			break;
 		case MIGR_MIGRATION_CREATE:
 			arg->migration_create.role = 1 + rnd(seed) % 2;
+			break;
+		case MIGR_REGION_MERGE:
+			arg->region_merge.first_page = rnd(seed) % 4 * 64;
+			arg->region_merge.nr_pages = (1 + rnd(seed) % 4) * 64;
+			arg->region_merge.bitmap = (uintptr_t)bitmap;
 			break;
 		case MIGR_TRACKER_FETCH:
 			arg->tracker_fetch.first_page = rnd(seed) % 4 * 64;

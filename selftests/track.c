@@ -546,9 +546,233 @@ static void bad_ranges(void)
 
 		CHECK(ret == -EINVAL, "pages %llu + %llu: %d", (unsigned long long)bad[i].first,
 		      (unsigned long long)bad[i].nr, ret);
+		ret = region_merge(t.m.fd, bad[i].first, bad[i].nr, t.want, NULL);
+		CHECK(ret == -EINVAL, "merge of pages %llu + %llu: %d",
+		      (unsigned long long)bad[i].first, (unsigned long long)bad[i].nr, ret);
 	}
 	CALL(tracker_fetch(t.tracker, 960, 40, t.map, NULL));
 	expect(&t, "after bad ranges");
+}
+
+static void merge_then_fetch(void)
+{
+	struct tracked t = tracked_new(2048 + 32);
+	size_t words = bitmap_words(t.m.pages), bytes = words * sizeof(*t.map);
+	__u64 *merged = private_alloc(bytes), seed = test_seed, page, want;
+	struct migr_region_merge merge;
+	int round, i;
+
+	for (round = 0; round < 20; round++) {
+		/* Some before the merge and some after it, some of both kinds. */
+		scribble(&t, t.m.p, &seed);
+		memset(merged, 0, bytes);
+		for (i = 0; i < 40; i++)
+			bit_set(merged, rnd(&seed) % t.m.pages);
+		want = 0;
+		for (page = 0; page < t.m.pages; page++) {
+			if (!bit_test(merged, page))
+				continue;
+			want += !bit_test(t.want, page);
+			bit_set(t.want, page);
+		}
+		CALL(region_merge(t.m.fd, 0, t.m.pages, merged, &merge));
+		CHECK_EQ(merge.dirtied_pages, want);
+		scribble(&t, t.m.p, &seed);
+		/* Again: nothing that was not dirty. */
+		CALL(region_merge(t.m.fd, 0, t.m.pages, merged, &merge));
+		CHECK_EQ(merge.dirtied_pages, 0);
+		expect(&t, "union of writes and merges");
+	}
+
+	/* A range of it: the bitmap begins with the range. */
+	merged[0] = 1ULL << 63 | 1;
+	CALL(region_merge(t.m.fd, 960, 64, merged, NULL));
+	bit_set(t.want, 960);
+	bit_set(t.want, 960 + 63);
+	expect(&t, "merge of a range");
+
+	/* The last word ends with the region, whatever it says. */
+	memset(merged, 0xff, bytes);
+	CALL(region_merge(t.m.fd, 2048, 32, merged, &merge));
+	CHECK_EQ(merge.dirtied_pages, 32);
+	for (page = 2048; page < t.m.pages; page++)
+		bit_set(t.want, page);
+	expect(&t, "merge of bits beyond the end");
+	CALL(region_merge(t.m.fd, 0, t.m.pages, merged, &merge));
+	CHECK_EQ(merge.dirtied_pages, t.m.pages);
+	for (page = 0; page < t.m.pages; page++)
+		bit_set(t.want, page);
+	expect(&t, "merge of everything");
+}
+
+/* Mostly holes, and clean: what is merged is found, and nothing else. */
+static void merge_into_clean_gigabyte(void)
+{
+	struct tracked t = { .m = mem_new(1UL << 18) };
+	size_t bytes = bitmap_words(t.m.pages) * sizeof(*t.map);
+	__u64 *merged = private_alloc(bytes), seed = test_seed;
+	struct migr_region_merge merge;
+	int i;
+
+	t.map = private_alloc(bytes);
+	t.want = private_alloc(bytes);
+	t.tracker = (int)CALL(region_track(t.m.fd));
+	tracker_settle(t.tracker, t.m.pages);
+	CALL(region_merge(t.m.fd, 0, t.m.pages, merged, &merge));
+	CHECK_EQ(merge.dirtied_pages, 0);
+	expect(&t, "nothing merged");
+	for (i = 0; i < 100; i++)
+		bit_set(merged, rnd(&seed) % t.m.pages);
+	bit_set(merged, t.m.pages - 1);
+	memcpy(t.want, merged, bytes);
+	CALL(region_merge(t.m.fd, 0, t.m.pages, merged, &merge));
+	CHECK_EQ(merge.dirtied_pages, bit_count(merged, t.m.pages));
+	expect(&t, "merged into a clean gigabyte");
+}
+
+/* Only who may write to the region can say that it was written. */
+static void merge_without_tracker(void)
+{
+	struct tracked t = tracked_new(1000);
+	struct migr_region_merge merge;
+	__u64 bit = 1;
+	char path[64];
+	int fd;
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", t.m.fd);
+	fd = (int)SYS(open(path, O_RDONLY | O_CLOEXEC));
+	CALL_ERR(region_merge(fd, 0, 64, &bit, NULL), EBADF);
+	expect(&t, "refused merge");
+
+	SYS(close(t.tracker));
+	CALL(region_merge(t.m.fd, 0, 64, &bit, &merge));
+	CHECK_EQ(merge.dirtied_pages, 0);
+	t.tracker = (int)CALL(region_track(t.m.fd));
+	CALL(tracker_fetch(t.tracker, 0, t.m.pages, t.map, NULL));
+	CHECK_EQ(bit_count(t.map, t.m.pages), t.m.pages);
+}
+
+/* Each merges pages of its own, one at a time, into words that all share. */
+struct merger {
+	const struct mem *mem;
+	unsigned int id;
+	bool *stop;
+	__u64 merges;
+	__u64 dirtied;
+};
+
+#define MERGERS		4U
+#define MERGE_FETCHES	100
+
+static void *merge_thread(void *arg)
+{
+	struct migr_region_merge merge;
+	struct merger *me = arg;
+	__u64 page, map[1];
+
+	for (page = me->id; !__atomic_load_n(me->stop, __ATOMIC_ACQUIRE);
+	     page = (page + MERGERS) % me->mem->pages) {
+		map[0] = 1ULL << page % 64;
+		CALL(region_merge(me->mem->fd, page - page % 64, 64, map, &merge));
+		me->dirtied += merge.dirtied_pages;
+		__atomic_add_fetch(&me->merges, 1, __ATOMIC_RELEASE);
+	}
+	return NULL;
+}
+
+static __u64 all_merges(const struct merger *mergers)
+{
+	__u64 merges = 0;
+	unsigned int n;
+
+	for (n = 0; n < MERGERS; n++)
+		merges += __atomic_load_n(&mergers[n].merges, __ATOMIC_ACQUIRE);
+	return merges;
+}
+
+/* What merges make dirty is fetched once each. All holes: no page looks pinned. */
+static void merges_meanwhile(void)
+{
+	struct mem m = mem_new(4096);
+	__u64 *map = private_alloc(bitmap_words(m.pages) * sizeof(*map));
+	__u64 fetched = 0, dirtied = 0, seen = 0;
+	struct merger mergers[MERGERS];
+	pthread_t threads[MERGERS];
+	struct migr_tracker_fetch f;
+	bool stop = false;
+	unsigned int n;
+	int t, i;
+
+	t = (int)CALL(region_track(m.fd));
+	tracker_settle(t, m.pages);
+	for (n = 0; n < MERGERS; n++) {
+		mergers[n] = (struct merger){ .mem = &m, .id = n, .stop = &stop };
+		threads[n] = thread_start(merge_thread, &mergers[n]);
+	}
+	for (i = 0; i < MERGE_FETCHES; i++) {
+		WAIT_FOR(all_merges(mergers) > seen, 10);
+		seen = all_merges(mergers);
+		CALL(tracker_fetch(t, 0, m.pages, map, &f));
+		CHECK_EQ(f.dirty_pages, bit_count(map, m.pages));
+		fetched += f.dirty_pages;
+	}
+	__atomic_store_n(&stop, true, __ATOMIC_RELEASE);
+	for (n = 0; n < MERGERS; n++) {
+		thread_join(threads[n]);
+		dirtied += mergers[n].dirtied;
+	}
+	CALL(tracker_fetch(t, 0, m.pages, map, &f));
+	CHECK_EQ(fetched + f.dirty_pages, dirtied);
+	diag("%llu merges, %llu pages", (unsigned long long)all_merges(mergers),
+	     (unsigned long long)dirtied);
+}
+
+/* A merge that cannot read its bitmap: merged again, nothing is missing. */
+static void bad_merges(void)
+{
+	/* Just as many pages as a page of bitmap has bits. */
+	struct tracked t = tracked_new(8 * TEST_PAGE);
+	unsigned char *page = private_alloc(2 * TEST_PAGE);
+	void *bad[] = {
+		NULL, (void *)8, (void *)(TEST_PAGE * 15), page + TEST_PAGE,
+		(void *)(1UL << 63), (void *)~7UL, page + 8,
+	};
+	__u64 *map = private_alloc(TEST_PAGE), last;
+	struct migr_region_merge merge;
+	size_t i;
+
+	SYS(munmap(page + TEST_PAGE, TEST_PAGE));
+	for (i = 0; i < ARRAY_SIZE(bad); i++)
+		CALL_ERR(region_merge(t.m.fd, 0, t.m.pages, bad[i], NULL), EFAULT);
+	expect(&t, "merge of a bad bitmap");
+
+	/* The first half can be read. */
+	memset(page + TEST_PAGE / 2, 0xff, TEST_PAGE / 2);
+	CALL_ERR(region_merge(t.m.fd, 0, t.m.pages, page + TEST_PAGE / 2, NULL), EFAULT);
+	CALL(tracker_fetch(t.tracker, 0, t.m.pages, t.map, NULL));
+	last = t.m.pages / 2;
+	CHECK(is_zero(t.map + last / 64, TEST_PAGE / 2), "merged what could not be read");
+	CALL_ERR(region_merge(t.m.fd, 0, t.m.pages, page + TEST_PAGE / 2, NULL), EFAULT);
+	memset(map, 0xff, TEST_PAGE / 2);
+	CALL(region_merge(t.m.fd, 0, t.m.pages, map, &merge));
+	CHECK(merge.dirtied_pages <= last, "%llu pages dirtied",
+	      (unsigned long long)merge.dirtied_pages);
+	for (i = 0; i < last; i++)
+		bit_set(t.want, i);
+	expect(&t, "merge after a failed one");
+
+	/* Reading is enough, and from the region itself. */
+	SYS(mprotect(map, TEST_PAGE, PROT_READ));
+	CALL(region_merge(t.m.fd, 0, t.m.pages, map, NULL));
+	for (i = 0; i < last; i++)
+		bit_set(t.want, i);
+	expect(&t, "read-only bitmap");
+	memcpy(mem_page(&t.m, 9), map, TEST_PAGE);
+	tracker_settle(t.tracker, t.m.pages);
+	CALL(region_merge(t.m.fd, 0, t.m.pages, mem_page(&t.m, 9), NULL));
+	for (i = 0; i < last; i++)
+		bit_set(t.want, i);
+	expect(&t, "bitmap in the region");
 }
 
 static void bad_bitmap(void)
@@ -891,6 +1115,11 @@ static const struct test_case cases[] = {
 	CASE(stop_and_start),
 	CASE(bad_ranges),
 	CASE(bad_bitmap),
+	CASE(merge_then_fetch),
+	CASE(merge_into_clean_gigabyte),
+	CASE(merge_without_tracker),
+	CASE(merges_meanwhile),
+	CASE(bad_merges),
 	CASE(bitmap_in_region),
 	CASE(switching),
 	CASE(mapping_meanwhile),

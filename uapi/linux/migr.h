@@ -39,6 +39,7 @@ enum {
 
 	MIGR_CMD_REGION_INFO = 0x10,
 	MIGR_CMD_REGION_TRACK,
+	MIGR_CMD_REGION_MERGE,
 
 	MIGR_CMD_TRACKER_FETCH = 0x20,
 
@@ -217,6 +218,43 @@ struct migr_region_track {
 };
 
 #define MIGR_REGION_TRACK _IO(MIGR_IOCTL_TYPE, MIGR_CMD_REGION_TRACK)
+
+/**
+ * struct migr_region_merge - ioctl(MIGR_REGION_MERGE) on a region
+ * @size: sizeof(struct migr_region_merge)
+ * @flags: must be 0
+ * @first_page: first page of the range, in pages from the region's start; a
+ *	multiple of 64
+ * @nr_pages: pages in the range, above 0; a multiple of 64, or up to the
+ *	region's end
+ * @bitmap: pointer to the user's bitmap: an array of __u64, bit n of it is
+ *	page @first_page + n; bits beyond the range are ignored
+ * @dirtied_pages: out, how many of its pages were not dirty before
+ *
+ * Report writes that took no fault, such as those of a device that logs what
+ * it writes: the pages become dirty for whoever tracks the region now, a
+ * tracker or a migration. If nobody does there is nothing to do, since
+ * tracking begins with every page dirty.
+ *
+ * Report a write after it has happened, and after what logged it would log
+ * the next one to that page: an early report can be fetched, and the page
+ * read, before the write.
+ *
+ * EINVAL: the range is empty, not aligned, or not inside the region. EBADF:
+ * the region's descriptor is not open for writing. EFAULT or EINTR (a fatal
+ * signal): some of the pages may be dirty now; merging all of them again does
+ * no harm.
+ */
+struct migr_region_merge {
+	__u32 size;
+	__u32 flags;
+	__aligned_u64 first_page;
+	__aligned_u64 nr_pages;
+	__aligned_u64 bitmap;
+	__aligned_u64 dirtied_pages;
+};
+
+#define MIGR_REGION_MERGE _IO(MIGR_IOCTL_TYPE, MIGR_CMD_REGION_MERGE)
 
 /**
  * struct migr_tracker_fetch - ioctl(MIGR_TRACKER_FETCH) on a tracker
