@@ -485,7 +485,7 @@ int migr_tracker_collect(struct migr_tracker *tracker, pgoff_t first,
 	if (!batch->nr_dirty)
 		return 0;
 	ret = lock_folios(tracker, batch);
-	if (!ret) {
+	if (!ret && !tracker->reported) {
 		protect(tracker, batch);
 		check_busy(tracker, quiesced, batch);
 	}
@@ -503,11 +503,13 @@ int migr_tracker_collect(struct migr_tracker *tracker, pgoff_t first,
 /**
  * migr_tracker_start() - track the writes to a region
  * @region_file: a file of the region
+ * @reported: they will be reported: leave the mappings alone
  *
  * Return: a tracker in which every page is dirty, or an error pointer: -EBUSY
  * if the region is tracked already, -ENOMEM, -EINTR.
  */
-struct migr_tracker *migr_tracker_start(struct file *region_file)
+struct migr_tracker *migr_tracker_start(struct file *region_file,
+					bool reported)
 {
 	struct migr_region *region = migr_region_from_file(region_file);
 	struct migr_tracker *tracker;
@@ -519,6 +521,7 @@ struct migr_tracker *migr_tracker_start(struct file *region_file)
 		return ERR_PTR(-ENOMEM);
 	mutex_init(&tracker->fetching);
 	tracker->region = region;
+	tracker->reported = reported;
 	tracker->nr_chunks = DIV_ROUND_UP(region->nr_pages, MIGR_CHUNK_PAGES);
 	tracker->dirty =
 		migr_may_fail(kvcalloc(BITS_TO_LONGS(region->nr_pages),
@@ -677,7 +680,7 @@ struct file *migr_tracker_create_file(struct file *region_file)
 	struct migr_tracker *tracker;
 	struct file *file;
 
-	tracker = migr_tracker_start(region_file);
+	tracker = migr_tracker_start(region_file, false);
 	if (IS_ERR(tracker))
 		return ERR_CAST(tracker);
 	file = migr_may_fail(anon_inode_getfile("[migr-tracker]", &tracker_fops,

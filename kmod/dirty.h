@@ -16,13 +16,14 @@ struct migr_region;
  * struct migr_tracker - which pages of a region have been written
  * @region: the region
  * @file: reference that keeps @region
+ * @reported: writes are reported by %MIGR_REGION_MERGE: nothing is protected
  * @fetching: serialises %MIGR_TRACKER_FETCH
  * @nr_chunks: chunks in the region, the last one perhaps short
  * @nr_dirty: how many bits of @dirty are set
  * @nr_dirtied: how often one was set
  * @chunks: a bit a chunk: set if any of its pages may be dirty
  * @dirty: a bit a page: clear if no writer can change the page without
- *	setting it
+ *	setting it, or, if @reported, without a report that sets it following
  *
  * A bit of @dirty is set first, then its chunk's; they are cleared the other
  * way round, with a full barrier in between. So a set bit of @dirty has its
@@ -32,6 +33,7 @@ struct migr_region;
 struct migr_tracker {
 	struct migr_region *region;
 	struct file *file;
+	bool reported;
 	struct mutex fetching;	/* one FETCH at a time */
 	unsigned long nr_chunks;
 	atomic_long_t nr_dirty;
@@ -57,7 +59,8 @@ struct migr_batch {
 	struct page *pages[MIGR_CHUNK_PAGES];
 };
 
-struct migr_tracker *migr_tracker_start(struct file *region_file);
+struct migr_tracker *migr_tracker_start(struct file *region_file,
+					bool reported);
 void migr_tracker_stop(struct migr_tracker *tracker);
 void migr_tracker_set(struct migr_tracker *tracker, pgoff_t first, pgoff_t nr);
 u64 migr_tracker_merge(struct migr_tracker *tracker, pgoff_t first,

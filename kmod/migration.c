@@ -190,7 +190,7 @@ void migr_migration_fail(struct migr_migration *migration, int error)
 }
 
 static int add_region(struct migr_migration *migration, struct file *file,
-		      u32 id)
+		      u32 id, bool reported)
 {
 	struct migr_region *region = migr_region_from_file(file);
 	struct migr_member *member;
@@ -213,6 +213,7 @@ static int add_region(struct migr_migration *migration, struct file *file,
 	member->nr_chunks = DIV_ROUND_UP(region->nr_pages, MIGR_CHUNK_PAGES);
 	member->file = get_file(file);
 	member->region = region;
+	member->reported = reported;
 	/* STATUS looks at all there are. */
 	spin_lock(&migration->lock);
 	migration->nr_members++;
@@ -227,13 +228,16 @@ static int migration_ioctl_add_region(struct migr_ucmd *ucmd)
 	struct file *file;
 	int ret;
 
-	if (add->flags)
+	if (add->flags & ~MIGR_WRITES_REPORTED)
+		return -EOPNOTSUPP;
+	if (add->flags && migration->role != MIGR_ROLE_SOURCE)
 		return -EOPNOTSUPP;
 	file = fget(add->region_fd);
 	if (!file)
 		return -EBADF;
 	mutex_lock(&migration->setup);
-	ret = add_region(migration, file, add->id);
+	ret = add_region(migration, file, add->id,
+			 add->flags & MIGR_WRITES_REPORTED);
 	mutex_unlock(&migration->setup);
 	fput(file);
 	return ret;
@@ -291,7 +295,7 @@ static int start_tracking(struct migr_migration *migration)
 						       GFP_KERNEL_ACCOUNT), NULL);
 		if (!member->chunks)
 			return -ENOMEM;
-		tracker = migr_tracker_start(member->file);
+		tracker = migr_tracker_start(member->file, member->reported);
 		if (IS_ERR(tracker))
 			return PTR_ERR(tracker);
 		WRITE_ONCE(member->tracker, tracker);

@@ -17,6 +17,7 @@ struct migr_tracker;
  * @id: its number on the wire
  * @file: reference that keeps the region
  * @region: the region
+ * @reported: source: its writes are reported
  * @tracker: source: its tracker, from the first pass on
  * @chunks: source: chunks of the current pass that nobody has claimed;
  *	changed under &migr_migration.lock
@@ -27,6 +28,7 @@ struct migr_member {
 	u32 id;
 	struct file *file;
 	struct migr_region *region;
+	bool reported;
 	struct migr_tracker *tracker;
 	unsigned long *chunks;
 	unsigned long nr_chunks;

@@ -239,7 +239,7 @@ int migr_region_track(struct migr_region *region, struct migr_tracker *tracker)
 		ret = -EBUSY;
 	} else {
 		WRITE_ONCE(region->tracker, tracker);
-		WRITE_ONCE(region->tracked, true);
+		WRITE_ONCE(region->tracked, !tracker->reported);
 		ret = region_switch(region, true);
 		if (ret)
 			region_idle(region);
@@ -399,7 +399,7 @@ static int region_ioctl_info(struct migr_ucmd *ucmd)
 		return -EOPNOTSUPP;
 	if (info->__reserved)
 		return -EINVAL;
-	info->state = READ_ONCE(region->tracked) ? MIGR_REGION_TRACKED : 0;
+	info->state = READ_ONCE(region->tracker) ? MIGR_REGION_TRACKED : 0;
 	info->length = (u64)region->nr_pages << PAGE_SHIFT;
 	info->resident = (u64)READ_ONCE(region->mapping->nrpages) << PAGE_SHIFT;
 	info->id = region->id;

@@ -30,7 +30,8 @@ struct migr_tracker;
  *	taken outside any mmap lock
  * @tracker: what is told of writes; set before the first mapping gets tracking
  *	operations, cleared after the last has lost them
- * @tracked: the mode that mappings shall have
+ * @tracked: the mode that mappings shall have; false with a tracker that
+ *	writes are reported to
  * @mms_lock: protects @mms
  * @mms: address spaces that may be in the middle of an mmap() of it
  * @rcu: for freeing

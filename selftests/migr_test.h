@@ -316,15 +316,21 @@ static inline int migration_create(int dev, __u32 role)
 	return ret ? ret : arg.fd;
 }
 
-static inline int migration_add_region(int migration, int region, __u32 id)
+static inline int migration_add_region_flags(int migration, int region, __u32 id, __u32 flags)
 {
 	struct migr_migration_add_region arg = {
 		.size = sizeof(arg),
+		.flags = flags,
 		.region_fd = region,
 		.id = id,
 	};
 
 	return test_ioctl(migration, MIGR_MIGRATION_ADD_REGION, &arg);
+}
+
+static inline int migration_add_region(int migration, int region, __u32 id)
+{
+	return migration_add_region_flags(migration, region, id, 0);
 }
 
 static inline int migration_add_stream(int migration, int sock, __u32 flags)

@@ -290,6 +290,74 @@ static void many_passes(void)
 #define SWAP_DEVICE	"/dev/zram0"
 #define SWAP_MIB	64
 
+static void copy_has(const struct mem *m, const struct mem *copy, __u64 from, __u64 to, bool want)
+{
+	__u64 page;
+
+	for (page = from; page < to; page++)
+		CHECK(!memcmp(mem_page(m, page), mem_page(copy, page), TEST_PAGE) == want,
+		      "page %llu is %s", (unsigned long long)page,
+		      want ? "missing" : "there although nobody reported it");
+}
+
+/* The tracking of reported writes sees those, and holes, and nothing else. */
+static void reported_writes(void)
+{
+	struct mem m = mem_new(1024 + 32), copy = mem_new(1024 + 32);
+	__u64 *map = private_alloc(bitmap_words(m.pages) * sizeof(*map)), seed = test_seed, i;
+	struct migr_migration_status st;
+	struct migr_region_merge merge;
+	struct migr_region_info info;
+	struct link l;
+
+	fill_random(m.p, m.len, &seed);
+	link_open_flags(&l, unix_pair, 0, &m, &copy, 1, MIGR_WRITES_REPORTED);
+	link_receive_start(&l);
+	/* Before the first pass: all of it is going to be sent. */
+	bit_set(map, 3);
+	CALL(region_merge(m.fd, 0, 64, map, &merge));
+	CHECK_EQ(merge.dirtied_pages, 0);
+	link_pass(&l, 0);
+	CALL(region_info(m.fd, &info));
+	CHECK_EQ(info.state, MIGR_REGION_TRACKED);
+	st = link_status(l.source);
+	CHECK_EQ(st.dirty_pages, 0);
+	CHECK_EQ(st.pinned_pages, 0);
+	copy_has(&m, &copy, 0, m.pages, true);
+
+	/* All written, by mappings old and new; some reported, others punched. */
+	SYS(madvise(m.p, m.len / 2, MADV_DONTNEED));
+	fill_random(m.p, m.len, &seed);
+	SYS(madvise(mem_page(&m, 512), 10 * TEST_PAGE, MADV_REMOVE));
+	memset(map, 0, bitmap_words(m.pages) * sizeof(*map));
+	for (i = 64; i < 192; i++)
+		bit_set(map, i);
+	CALL(region_merge(m.fd, 0, m.pages, map, &merge));
+	CHECK_EQ(merge.dirtied_pages, 128);
+	st = link_status(l.source);
+	CHECK_EQ(st.dirty_pages, 138);
+	CHECK_EQ(st.pass_dirtied_pages, 138);
+	link_pass(&l, 0);
+	st = link_status(l.source);
+	CHECK_EQ(st.pass_sent_pages, 138);
+	CHECK_EQ(st.dirty_pages, 0);
+	copy_has(&m, &copy, 0, 64, false);
+	copy_has(&m, &copy, 64, 192, true);
+	copy_has(&m, &copy, 192, 512, false);
+	copy_has(&m, &copy, 512, 522, true);
+	copy_has(&m, &copy, 522, m.pages, false);
+
+	memset(map, 0xff, bitmap_words(m.pages) * sizeof(*map));
+	CALL(region_merge(m.fd, 0, m.pages, map, NULL));
+	link_pass(&l, MIGR_PASS_LAST);
+	link_receive_join(&l);
+	CHECK_EQ(l.received, 0);
+	expect_equal(&m, &copy);
+	link_close(&l);
+	expect_untracked(&m);
+	expect_migrates(&m);
+}
+
 static void swap_start(void)
 {
 	unsigned char *header = private_alloc(TEST_PAGE);
@@ -1313,6 +1381,7 @@ static const struct test_case cases[] = {
 	CASE(sparse),
 	CASE(statistics),
 	CASE(many_passes),
+	CASE(reported_writes),
 	CASE(swapped_pages),
 	CASE(peer_gone_before_run),
 	CASE(unix_peer_gone_in_pass),

@@ -21,8 +21,9 @@ struct link {
 };
 
 /* The regions take the numbers 0, 1, ... on both sides. */
-static inline void link_open(struct link *l, pair_fn pair, __u32 flags,
-			     const struct mem *from, const struct mem *to, unsigned int regions)
+static inline void link_open_flags(struct link *l, pair_fn pair, __u32 flags,
+				   const struct mem *from, const struct mem *to,
+				   unsigned int regions, __u32 region_flags)
 {
 	unsigned int i;
 
@@ -31,11 +32,17 @@ static inline void link_open(struct link *l, pair_fn pair, __u32 flags,
 	l->source = (int)CALL(migration_create(from->dev, MIGR_ROLE_SOURCE));
 	l->destination = (int)CALL(migration_create(from->dev, MIGR_ROLE_DESTINATION));
 	for (i = 0; i < regions; i++) {
-		CALL(migration_add_region(l->source, from[i].fd, i));
+		CALL(migration_add_region_flags(l->source, from[i].fd, i, region_flags));
 		CALL(migration_add_region(l->destination, to[i].fd, i));
 	}
 	l->source_stream = (int)CALL(migration_add_stream(l->source, l->sock[0], flags));
 	l->destination_stream = (int)CALL(migration_add_stream(l->destination, l->sock[1], 0));
+}
+
+static inline void link_open(struct link *l, pair_fn pair, __u32 flags,
+			     const struct mem *from, const struct mem *to, unsigned int regions)
+{
+	link_open_flags(l, pair, flags, from, to, regions, 0);
 }
 
 static inline void *link_receive(void *arg)

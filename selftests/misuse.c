@@ -421,6 +421,7 @@ static void flags_and_reserved(void)
 
 		for (bit = 0; bit < 32; bit++) {
 			if (bit == 0 && (c->cmd == MIGR_MIGRATION_PASS ||
+					 c->cmd == MIGR_MIGRATION_ADD_REGION ||
 					 c->cmd == MIGR_MIGRATION_ADD_STREAM))
 				continue;
 			words[1] = 1U << bit;
@@ -439,15 +440,18 @@ static void flags_and_reserved(void)
 		CHECK(is_accepted(c, ret), "%s afterwards: %d", c->name, ret);
 	}
 
-	/* A destination has nothing to copy. */
+	/* A destination has nothing to copy, and nobody writes there. */
 	{
 		int dev = (int)CALL(dev_open()), pair[2];
-		int mig = (int)CALL(migration_create(dev, MIGR_ROLE_DESTINATION));
+		int mig = (int)CALL(migration_create(dev, MIGR_ROLE_DESTINATION)), region;
 
 		CALL(migration_add_region(mig, (int)CALL(region_create(dev, TEST_PAGE, "")), 0));
 		unix_pair(pair);
 		ret = migration_add_stream(mig, pair[0], MIGR_STREAM_COPY);
 		CHECK(ret == -EOPNOTSUPP || ret == -EINVAL, "COPY on a destination: %d", ret);
+		region = (int)CALL(region_create(dev, TEST_PAGE, ""));
+		CALL_ERR(migration_add_region_flags(mig, region, 1, MIGR_WRITES_REPORTED),
+			 EOPNOTSUPP);
 	}
 }
 
@@ -832,6 +836,7 @@ static void hammer_ioctl(__u64 *seed, union arg *arg, __u64 *bitmap)
 		case MIGR_MIGRATION_ADD_REGION:
 			arg->add_region.region_fd = slot_get(seed);
 			arg->add_region.id = rnd(seed) % 3;
+			arg->add_region.flags = rnd(seed) % 2;
 			break;
 		case MIGR_MIGRATION_ADD_STREAM:
 			arg->add_stream.socket_fd = slot_get(seed);

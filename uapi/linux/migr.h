@@ -291,10 +291,24 @@ struct migr_tracker_fetch {
 
 #define MIGR_TRACKER_FETCH _IO(MIGR_IOCTL_TYPE, MIGR_CMD_TRACKER_FETCH)
 
+/* In flags of struct migr_migration_add_region. */
+/**
+ * define MIGR_WRITES_REPORTED - the caller reports the writes to the region
+ *
+ * Its mappings are left alone: a write through them costs nothing and is not
+ * seen. Every one of them has to be reported with %MIGR_REGION_MERGE: those of
+ * vCPUs, of the VMM's own threads, of vhost and of devices. The log that
+ * they are reported from begins before the first pass does; the last report is
+ * made after all writers have stopped and before the last pass begins. A write
+ * that is not reported in time is missing on the destination. Punched holes
+ * need no report.
+ */
+#define MIGR_WRITES_REPORTED	(1u << 0)
+
 /**
  * struct migr_migration_add_region - ioctl(MIGR_MIGRATION_ADD_REGION) on a migration
  * @size: sizeof(struct migr_migration_add_region)
- * @flags: must be 0
+ * @flags: %MIGR_WRITES_REPORTED, on a source only
  * @region_fd: the region
  * @id: its number on the wire, below %MIGR_REGIONS_MAX; both sides give the
  *	same memory the same number
