@@ -372,7 +372,7 @@ static int take_stream(struct migr_destination *d, struct control *c)
 {
 	int error;
 
-	error = migration_create(&d->migration, MIGR_ROLE_DESTINATION);
+	error = migration_create(&d->migration, MIGR_ROLE_DESTINATION, 0);
 	if (error) {
 		close(c->fd);
 		return error;

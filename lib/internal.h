@@ -139,7 +139,7 @@ void migration_destroy(struct migration *g);
 int migration_add_region(struct migration *g, int region, uint32_t id, const char *name);
 struct migration_region *migration_region(struct migration *g, uint32_t id);
 uint64_t migration_ram_bytes(const struct migration *g);
-int migration_create(struct migration *g, enum migr_role role);
+int migration_create(struct migration *g, enum migr_role role, uint32_t region_flags);
 int migration_add_stream(struct migration *g, int socket, uint32_t flags);
 int migration_pass(struct migration *g, uint32_t flags);
 int migration_status(struct migration *g, struct migr_migration_status *status);

@@ -126,6 +126,16 @@ int migr_tracker_start(struct migr *m, int region);
 int migr_tracker_fetch(struct migr *m, int tracker, uint64_t first, uint64_t count,
 		       uint64_t *bitmap, uint64_t *dirty, uint64_t *pinned);
 
+/*
+ * Report writes to a region that its tracking, by a tracker or a migration,
+ * cannot see: bit n of the bitmap stands for page first + n. first and count are
+ * as above. dirtied, which may be NULL, counts the pages not known to be dirty
+ * before. A write is reported after it has happened, and after its log has been
+ * reset to log the next one. See struct migr_region_merge.
+ */
+int migr_region_merge(struct migr *m, int region, uint64_t first, uint64_t count,
+		      const uint64_t *bitmap, uint64_t *dirtied);
+
 /* ---- a migration: what both sides share ------------------------------- */
 
 enum migr_phase {
@@ -204,6 +214,13 @@ struct migr_source;
  */
 struct migr_source_ops {
 	/*
+	 * Report, with migr_region_merge(), what the VMM knows to have been
+	 * written since the last call. Called before the first pass, when a log of
+	 * writes has to begin; after each pass; when pause() and when save() have
+	 * returned. May be NULL, unless options.reported is set.
+	 */
+	int (*collect)(struct migr_source *s, void *data);
+	/*
 	 * Stop the VM. When it returns 0 nothing writes to its memory any more,
 	 * I/O in flight included. *stopped_ns is set to now; a VMM that knows
 	 * better when the guest stopped changes it.
@@ -237,6 +254,11 @@ struct migr_source_options {
 	uint32_t prepare_timeout_ms;	/* 120000: for the destination to start its VMM */
 	bool verify;			/* compare digests in the pause */
 	bool copy;			/* MIGR_STREAM_COPY */
+	/*
+	 * MIGR_WRITES_REPORTED: the memory is not write-protected, collect()
+	 * tells of every write, or it is lost.
+	 */
+	bool reported;
 };
 
 int migr_source_new(struct migr *m, struct migr_source **s);

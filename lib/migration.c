@@ -100,7 +100,7 @@ uint64_t migration_ram_bytes(const struct migration *g)
 	return bytes;
 }
 
-int migration_create(struct migration *g, enum migr_role role)
+int migration_create(struct migration *g, enum migr_role role, uint32_t region_flags)
 {
 	struct migr_migration_create create = { .size = sizeof(create), .role = role };
 	int error;
@@ -114,6 +114,7 @@ int migration_create(struct migration *g, enum migr_role role)
 	for (uint32_t i = 0; i < g->nr_regions; i++) {
 		struct migr_migration_add_region add = {
 			.size = sizeof(add),
+			.flags = region_flags,
 			.region_fd = g->regions[i].fd,
 			.id = g->regions[i].id,
 		};

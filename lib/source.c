@@ -208,7 +208,8 @@ static int connect_stream(struct migr_source *s, const char *address, const char
 		close(c.fd);
 		return error;
 	}
-	error = migration_create(&s->migration, MIGR_ROLE_SOURCE);
+	error = migration_create(&s->migration, MIGR_ROLE_SOURCE,
+				 s->options.reported ? MIGR_WRITES_REPORTED : 0);
 	if (error) {
 		close(c.fd);
 		return error;
@@ -306,6 +307,18 @@ static int wait_pass(struct migr_source *s)
 	}
 }
 
+/* What the VMM knows of writes; counts for the statistics read after it. */
+static int collect(struct migr_source *s)
+{
+	int error;
+
+	if (!s->ops->collect)
+		return 0;
+	error_set(&s->error, 0, "the VMM could not tell what has been written");
+	error = s->ops->collect(s, s->data);
+	return error < 0 ? error : 0;
+}
+
 static int record_pass(struct migr_source *s)
 {
 	struct migr_migration_status *st = &s->progress.status;
@@ -338,6 +351,8 @@ static int pass(struct migr_source *s, uint32_t flags)
 	if (!error)
 		error = wait_pass(s);
 	if (!error)
+		error = collect(s);
+	if (!error)
 		error = migration_status(&s->migration, &s->progress.status);
 	if (!error)
 		error = record_pass(s);
@@ -354,6 +369,9 @@ static int live_passes(struct migr_source *s)
 	int error;
 
 	phase(s, MIGR_PHASE_PASSES);
+	error = collect(s);
+	if (error)
+		return error;
 	do {
 		error = pass(s, 0);
 		if (error)
@@ -383,7 +401,7 @@ static int stop_vm(struct migr_source *s)
 	s->stopped_ns = now_ns();
 	s->pause_called = true;
 	error = s->ops->pause(s, s->data, &s->stopped_ns);
-	return error < 0 ? error : 0;
+	return error < 0 ? error : collect(s);
 }
 
 static int verify(struct migr_source *s)
@@ -461,7 +479,9 @@ static int send_state(struct migr_source *s)
 	error = s->ops->save(s, s->data);
 	if (error < 0)
 		return error;
-	error = check_quiet(s);
+	error = collect(s);
+	if (!error)
+		error = check_quiet(s);
 	if (!error)
 		error = control_send(&s->control, json_pack("{s:s}", "type", "state-end"));
 	if (!error)
@@ -559,6 +579,8 @@ static int check_run(struct migr_source *s)
 		return error_set(&s->error, -EINVAL, "a migration needs a region");
 	if (strlen(s->options.vm_name) >= MIGR_VM_NAME_MAX)
 		return error_set(&s->error, -EINVAL, "the name of the VM is too long");
+	if (s->options.reported && !s->ops->collect)
+		return error_set(&s->error, -EINVAL, "nobody would report the writes");
 	if (atomic_compare_exchange_strong(&s->state, &idle, RUN_GOING))
 		return 0;
 	if (idle == RUN_CANCELLED)
@@ -586,11 +608,11 @@ int migr_source_run(struct migr_source *s, const char *address,
 	o->state_ms = o->state_ms ? o->state_ms : 50;
 	o->timeout_ms = o->timeout_ms ? o->timeout_ms : 30000;
 	o->prepare_timeout_ms = o->prepare_timeout_ms ? o->prepare_timeout_ms : 120000;
+	s->ops = ops;
+	s->data = data;
 	error = check_run(s);
 	if (error)
 		return error;
-	s->ops = ops;
-	s->data = data;
 	s->result = result;
 	s->progress.page_size = result->page_size;
 	s->control.timeout_ms = o->timeout_ms;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 /*
- * Write tracking of a region, without a migration.
+ * Write tracking of a region: what a tracker reports, and what it is told.
  */
 #include <errno.h>
 #include <string.h>
@@ -44,5 +44,28 @@ int migr_tracker_fetch(struct migr *m, int tracker, uint64_t first, uint64_t cou
 		*dirty = a.dirty_pages;
 	if (pinned)
 		*pinned = a.pinned_pages;
+	return 0;
+}
+
+int migr_region_merge(struct migr *m, int region, uint64_t first, uint64_t count,
+		      const uint64_t *bitmap, uint64_t *dirtied)
+{
+	struct migr_region_merge a = {
+		.size = sizeof(a),
+		.first_page = first,
+		.nr_pages = count,
+		.bitmap = (uintptr_t)bitmap,
+	};
+	int error;
+
+	if (ioctl(region, MIGR_REGION_MERGE, &a)) {
+		error = errno;
+		return error_set(&m->error, -error,
+				 "cannot report what was written of pages %llu to %llu: %s",
+				 (unsigned long long)first, (unsigned long long)(first + count),
+				 strerror(error));
+	}
+	if (dirtied)
+		*dirtied = a.dirtied_pages;
 	return 0;
 }

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * A /dev/migr in user space, for tests of what is above the kernel: it takes
- * the place of open(), ioctl() and accept4(). A region is a memfd; what is dirty is found
- * by comparing it with what was sent; frames are not those of the kernel.
+ * the place of open(), ioctl() and accept4(). A region is a memfd; what is dirty
+ * is found by comparing it with what was sent, or is what was reported; frames are
+ * not those of the kernel.
  */
 #ifndef MIGR_FAKE_DEVICE_H
 #define MIGR_FAKE_DEVICE_H
@@ -55,7 +56,9 @@ struct fake_migration {
 	uint32_t pass_flags;
 	struct {
 		uint32_t id;
-		uint8_t *memory, *sent;
+		ino_t inode;
+		bool reported;
+		uint8_t *memory, *sent, *dirty;	/* a byte a page, if reported */
 		size_t length;
 	} regions[FAKE_MAX];
 	struct migr_migration_status status;
@@ -140,6 +143,10 @@ static int fake_add_region(struct fake_migration *g, struct migr_migration_add_r
 		return fake_fail(EBADF);
 	g->regions[g->nr].id = a->id;
 	g->regions[g->nr].length = st.st_size;
+	g->regions[g->nr].inode = st.st_ino;
+	g->regions[g->nr].reported = a->flags & MIGR_WRITES_REPORTED;
+	g->regions[g->nr].dirty = malloc(st.st_size / FAKE_PAGE);
+	memset(g->regions[g->nr].dirty, 1, st.st_size / FAKE_PAGE);
 	g->regions[g->nr].memory = mmap(NULL, st.st_size, PROT_READ | PROT_WRITE, MAP_SHARED,
 					a->region_fd, 0);
 	g->regions[g->nr].sent = mmap(NULL, st.st_size, PROT_READ | PROT_WRITE,
@@ -147,6 +154,36 @@ static int fake_add_region(struct fake_migration *g, struct migr_migration_add_r
 	g->nr++;
 	g->status.total_pages += st.st_size / FAKE_PAGE;
 	g->status.dirty_pages = g->status.total_pages;
+	return 0;
+}
+
+static int fake_merge(int fd, struct migr_region_merge *a)
+{
+	const uint64_t *bitmap = (const uint64_t *)(uintptr_t)a->bitmap;
+	struct stat st;
+
+	if (!fake_is(fd, FAKE_NAME) || fstat(fd, &st) < 0)
+		return fake_fail(ENOTTY);
+	if (a->first_page % 64 || a->first_page + a->nr_pages > (uint64_t)st.st_size / FAKE_PAGE)
+		return fake_fail(EINVAL);
+	a->dirtied_pages = 0;
+	pthread_mutex_lock(&fake_lock);
+	for (int i = 0; i < FAKE_MAX; i++) {
+		struct fake_migration *g = &fake_migrations[i];
+
+		for (uint32_t r = 0; r < g->nr && g->role == MIGR_ROLE_SOURCE; r++)
+			for (uint64_t p = 0; p < a->nr_pages; p++) {
+				uint8_t *dirty = g->regions[r].dirty + a->first_page + p;
+
+				if (g->regions[r].inode != st.st_ino ||
+				    !(bitmap[p / 64] >> p % 64 & 1))
+					continue;
+				a->dirtied_pages += !*dirty;
+				g->status.dirty_pages += !*dirty;
+				*dirty = 1;
+			}
+	}
+	pthread_mutex_unlock(&fake_lock);
 	return 0;
 }
 
@@ -171,6 +208,8 @@ static bool fake_dirty(struct fake_migration *g, uint32_t r, uint64_t page)
 {
 	size_t at = page * FAKE_PAGE;
 
+	if (g->regions[r].reported)
+		return g->regions[r].dirty[page];
 	return memcmp(g->regions[r].memory + at, g->regions[r].sent + at, FAKE_PAGE);
 }
 
@@ -193,6 +232,7 @@ static int fake_send(struct fake_migration *g)
 		for (uint64_t p = 0; p < g->regions[r].length / FAKE_PAGE; p++) {
 			if (!fake_dirty(g, r, p))
 				continue;
+			g->regions[r].dirty[p] = 0;
 			memcpy(g->regions[r].sent + p * FAKE_PAGE,
 			       g->regions[r].memory + p * FAKE_PAGE, FAKE_PAGE);
 			f.region = g->regions[r].id;
@@ -297,6 +337,8 @@ static int fake_ioctl(int fd, unsigned long request, void *arg)
 		info->id = st.st_ino;
 		return 0;
 	}
+	if (request == MIGR_REGION_MERGE)
+		return fake_merge(fd, arg);
 	if (request == MIGR_MIGRATION_CREATE)
 		return fake_create(arg);
 	if (request == MIGR_INFO) {

@@ -29,6 +29,11 @@ struct side {
 	unsigned int paused, resumed, aborted;
 	bool tamper;			/* destination: change memory before its digest */
 	bool cancel_in_save, hang_in_resume, break_stream;
+	struct migr *m;
+	uint64_t log[LENGTH / FAKE_PAGE / 64];	/* pages written, not yet reported */
+	unsigned int collected;
+	int fail_collect;		/* at that call */
+	bool forget, write_in_save;
 	uint64_t paused_ns, resumed_ns;
 	atomic_bool state_begun;	/* source: some of it has been written */
 	atomic_uint reports;		/* destination */
@@ -45,6 +50,7 @@ struct fixture {
 	char path[64], address[80];
 	pthread_t thread;
 	struct side source, destination;
+	const struct migr_source_ops *ops;
 	struct migr_source_options options;
 	struct migr_destination_options destination_options;
 };
@@ -63,6 +69,19 @@ static void scribble(void *data)
 
 	for (size_t i = 0; i < side->length; i += 256)
 		*(uint64_t *)(side->memory + i) = next_random(&side->seed);
+}
+
+/* As KVM would with its dirty ring. */
+static void scribble_logged(void *data)
+{
+	struct side *side = data;
+	uint64_t page;
+
+	for (int i = 0; i < 20; i++) {
+		page = next_random(&side->seed) % (LENGTH / FAKE_PAGE);
+		side->memory[page * FAKE_PAGE + i] = next_random(&side->seed);
+		side->log[page / 64] |= 1ull << page % 64;
+	}
 }
 
 static uint8_t state_byte(size_t i)
@@ -84,6 +103,20 @@ static int vm_pause(struct migr_source *s, void *data, uint64_t *stopped_ns)
 	return side->fail_pause ? migr_source_fail(s, side->fail_pause, "will not stop") : 0;
 }
 
+static int vm_collect(struct migr_source *s, void *data)
+{
+	struct side *side = data;
+
+	side->collected++;
+	if (side->fail_collect == (int)side->collected)
+		return migr_source_fail(s, -EIO, "lost the log");
+	if (!side->forget)
+		assert_int_equal(migr_region_merge(side->m, side->region, 0, LENGTH / FAKE_PAGE,
+						   side->log, NULL), 0);
+	memset(side->log, 0, sizeof(side->log));
+	return 0;
+}
+
 static int vm_save(struct migr_source *s, void *data)
 {
 	static uint8_t bytes[STATE_BYTES];
@@ -94,6 +127,8 @@ static int vm_save(struct migr_source *s, void *data)
 		bytes[i] = state_byte(i);
 	if (side->cancel_in_save)
 		migr_source_cancel(s);
+	if (side->write_in_save)
+		scribble_logged(side);
 	if (side->fail_save)
 		return migr_source_fail(s, side->fail_save, "will not be saved");
 	error = migr_source_write_state(s, bytes, 1);
@@ -121,6 +156,10 @@ static void source_progress(struct migr_source *s, void *data, const struct migr
 
 static const struct migr_source_ops source_ops = {
 	.pause = vm_pause, .save = vm_save, .resume = vm_resume_here, .progress = source_progress,
+};
+
+static const struct migr_source_ops reporting_ops = {
+	.collect = vm_collect, .pause = vm_pause, .save = vm_save, .resume = vm_resume_here,
 };
 
 /* ---- the VMM of the destination --------------------------------------- */
@@ -213,6 +252,7 @@ static int set_up(void **state)
 	static struct fixture f;
 
 	f = (struct fixture){
+		.ops = &source_ops,
 		.options = { .vm_name = "test", .timeout_ms = TIMEOUT_MS },
 		.destination_options = { .timeout_ms = TIMEOUT_MS },
 	};
@@ -223,6 +263,7 @@ static int set_up(void **state)
 	snprintf(f.path, sizeof(f.path), "/tmp/migr-test-%d.sock", getpid());
 	snprintf(f.address, sizeof(f.address), "unix:%s", f.path);
 	new_side(&f.source, LENGTH);
+	f.source.m = f.m;
 	new_side(&f.destination, LENGTH);
 	scribble(&f.source);
 	memset(f.source.memory + LENGTH / 2, 0, LENGTH / 4);
@@ -269,7 +310,7 @@ static void run_source(struct fixture *f)
 
 	assert_int_equal(migr_source_new(f->m, &s), 0);
 	assert_int_equal(migr_source_add_region(s, side->region, 5, "memory"), 0);
-	side->error = migr_source_run(s, f->address, &f->options, &source_ops, side,
+	side->error = migr_source_run(s, f->address, &f->options, f->ops, side,
 				      &side->result);
 	snprintf(side->text, sizeof(side->text), "%s", migr_source_error(s));
 	migr_source_free(s);
@@ -393,6 +434,85 @@ static void test_restless(void **state)
 	assert_moved(f);
 	assert_true(f->source.result.limit_exceeded);
 	assert_int_equal(f->source.result.nr_passes, 4);
+}
+
+/* The VMM reports the writes of a guest that writes in every pass. */
+static void report_writes(struct fixture *f)
+{
+	f->ops = &reporting_ops;
+	f->options.reported = true;
+	f->options.verify = true;
+	f->options.downtime_limit_ms = 51;
+	f->options.state_ms = 50;
+	f->options.pass_limit = 3;
+	fake_guest = scribble_logged;
+	fake_guest_data = &f->source;
+}
+
+static void test_reports(void **state)
+{
+	struct fixture *f = *state;
+	struct migr_result *r = &f->source.result;
+
+	report_writes(f);
+	run_both(f);
+	assert_moved(f);
+	assert_true(r->identical);
+	/* Before the first pass, after each, after pause() and after save(). */
+	assert_int_equal(f->source.collected, 1 + r->nr_passes + 2);
+	assert_in_range(r->status.pass_pages, 1, 20);
+}
+
+static void test_forgets_to_report(void **state)
+{
+	struct fixture *f = *state;
+
+	report_writes(f);
+	f->source.forget = true;
+	run_both(f);
+	assert_here(f, -EILSEQ, "differs");
+}
+
+static void test_reports_late(void **state)
+{
+	struct fixture *f = *state;
+
+	report_writes(f);
+	f->source.write_in_save = true;
+	run_both(f);
+	assert_here(f, -EBUSY, "wrote to the memory");
+}
+
+/* At the first call, after a pass, in the pause: at every one there is. */
+static void test_collect_fails(void **state)
+{
+	struct fixture *f = *state;
+	int *n = &f->source.fail_collect;
+
+	report_writes(f);
+	for (*n = 1;; ++*n) {
+		f->source.collected = 0;
+		f->source.resumed = 0;
+		f->source.paused = 0;
+		f->destination.aborted = 0;
+		run_both(f);
+		if ((int)f->source.collected < *n)
+			break;
+		assert_here(f, -EIO, "lost the log");
+	}
+	assert_moved(f);
+	assert_true(*n > 5);
+}
+
+static void test_nobody_reports(void **state)
+{
+	struct fixture *f = *state;
+
+	f->options.reported = true;
+	run_source(f);
+	assert_int_equal(f->source.error, -EINVAL);
+	assert_int_equal(f->source.result.outcome, MIGR_OUTCOME_HERE);
+	assert_non_null(strstr(f->source.text, "nobody would report"));
 }
 
 static void test_too_small(void **state)
@@ -757,7 +877,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		TEST(test_moves), TEST(test_copies),
 		TEST(test_state_overtakes_passes), TEST(test_again_after_failure),
-		TEST(test_restless),
+		TEST(test_restless), TEST(test_reports), TEST(test_forgets_to_report),
+		TEST(test_reports_late), TEST(test_collect_fails), TEST(test_nobody_reports),
 		TEST(test_too_small), TEST(test_prepare_fails), TEST(test_kernel_refuses),
 		TEST(test_vmm_dies), TEST(test_pause_fails),
 		TEST(test_stream_breaks_in_pause), TEST(test_save_fails), TEST(test_stuck),
