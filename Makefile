@@ -139,6 +139,8 @@ install: all
 
 # Programs for the test VMs: one a file, printing KTAP.
 selftest_programs := $(patsubst selftests/%.c,$B/selftests/%,$(wildcard selftests/*.c))
+# What shows how to use the library; the tests run them.
+example_programs := $(patsubst tools/examples/%.c,$B/examples/%,$(wildcard tools/examples/*.c))
 # Programs for this host, on cmocka.
 unit_programs := $(patsubst lib/tests/%.c,$B/unit/lib-%,$(wildcard lib/tests/*.c)) \
 	$(patsubst tools/tests/%.c,$B/unit/tools-%,$(wildcard tools/tests/*.c))
@@ -146,7 +148,7 @@ unit_programs := $(patsubst lib/tests/%.c,$B/unit/lib-%,$(wildcard lib/tests/*.c
 # What the scripts that boot hosts need there.
 vm_programs := $(patsubst selftests/vm/%.c,$B/vm/%,$(wildcard selftests/vm/*.c))
 
-selftests: $(selftest_programs) $(vm_programs)
+selftests: $(selftest_programs) $(example_programs) $(vm_programs)
 unit: $(unit_programs)
 
 $B/selftests/%: selftests/%.c $B/lib/libmigr.a
@@ -154,6 +156,11 @@ $B/selftests/%: selftests/%.c $B/lib/libmigr.a
 	$(call say,CC,$@)
 	$(Q)$(CC) $(CPPFLAGS) -Iselftests $(CFLAGS) -MMD -MP -MF $@.d -o $@ $< \
 		$B/lib/libmigr.a $(libs)
+
+$B/examples/%: tools/examples/%.c $B/lib/libmigr.a
+	@mkdir -p $(@D)
+	$(call say,CC,$@)
+	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -MF $@.d -o $@ $< $B/lib/libmigr.a $(libs)
 
 $B/vm/%: selftests/vm/%.c $B/lib/libmigr.a
 	@mkdir -p $(@D)
@@ -229,4 +236,4 @@ clean:
 	rm -rf $B
 
 -include $(lib_objects:.o=.d) $(tool_objects:.o=.d) \
-	$(selftest_programs:=.d) $(unit_programs:=.d)
+	$(selftest_programs:=.d) $(example_programs:=.d) $(unit_programs:=.d)
