@@ -45,6 +45,21 @@ beat() {
 		sed -n "s/.*[ :]$2=\([0-9]*\).*/\1/p"
 }
 
+# What the threads of every QEMU here are at, for a guest that does nothing: their
+# state, CPU ticks and kernel stack, twice, to see which of them get on.
+vmm_threads() {
+	local task fields round
+
+	for round in 1 2; do
+		for task in $(pgrep -x qemu-system-x86 | sed 's|.*|/proc/&/task/*|'); do
+			read -ra fields < <(sed 's/.*) //' "$task/stat" 2>/dev/null) || continue
+			echo "$round: $(cat "$task/comm") ${fields[0]} user ${fields[11]} system ${fields[12]}"
+			sed 's/^/    /' "$task/stack" 2>/dev/null
+		done
+		[ "$round" = 2 ] || sleep 2
+	done
+}
+
 # The guest is alive and its memory right: it begins and ends a sweep of all of
 # what it filled (or, idle, beats twice more) from now on, without an error. Its
 # count goes on from before it moved, so what it is at first must be seen first.
@@ -66,6 +81,7 @@ guest_is_well() {
 		if [ $SECONDS -ge $end ]; then
 			echo "the guest did not check all its memory in $seconds s; its console ends:" >&2
 			tail -n 5 "$console" >&2
+			vmm_threads >&2
 			return 1
 		fi
 		sleep 0.2
