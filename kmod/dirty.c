@@ -29,12 +29,9 @@
 #define PROTECT_ROUNDS		4
 
 #ifdef MIGR_TEST
-static unsigned int break_rule;
-module_param(break_rule, uint, 0600);
+unsigned int migr_break_rule;
+module_param_named(break_rule, migr_break_rule, uint, 0600);
 MODULE_PARM_DESC(break_rule, "Break this rule of dirty tracking (tests only)");
-#define RULE_BROKEN(n)		(READ_ONCE(break_rule) == (n))
-#else
-#define RULE_BROKEN(n)		((void)(n), false)
 #endif
 
 static unsigned long chunk_of(pgoff_t page)
@@ -142,7 +139,8 @@ vm_fault_t migr_tracker_fault(struct migr_tracker *tracker,
 		return VM_FAULT_NOPAGE;
 	}
 	/* The kernel may answer with a huge entry, writable all over. */
-	if (folio_test_large(folio) && folio_order(folio) >= HPAGE_PMD_ORDER) {
+	if (folio_test_large(folio) && folio_order(folio) >= HPAGE_PMD_ORDER &&
+	    !RULE_BROKEN(7)) {
 		first = folio->index;
 		nr = min_t(pgoff_t, folio_nr_pages(folio),
 			   tracker->region->nr_pages - first);
@@ -352,6 +350,8 @@ static bool protect_run(struct address_space *mapping, pgoff_t first,
 	unsigned long changed;
 	unsigned int round;
 
+	if (RULE_BROKEN(20))
+		return true;
 	for (round = 0; round < PROTECT_ROUNDS; round++) {
 		pgoff_t start = 0, end = 0;
 
@@ -375,7 +375,8 @@ static void protect(struct migr_tracker *tracker, struct migr_batch *batch)
 
 	while ((folio = batch_next(batch, &pos, &first, &nr))) {
 		/* The entry's dirty bit may be all that says there is data. */
-		folio_mark_dirty(folio);
+		if (!RULE_BROKEN(30))
+			folio_mark_dirty(folio);
 		/*
 		 * Rule 7: the calls below leave huge entries alone. Unmapped,
 		 * the chunk comes back by small ones.
@@ -432,7 +433,7 @@ static void check_busy(struct migr_tracker *tracker, bool quiesced,
 
 	while ((folio = batch_next(batch, &pos, &first, &nr))) {
 		/* A fault in flight has a reference: rule 4 would make up. */
-		if (RULE_BROKEN(1) || RULE_BROKEN(2) ||
+		if (RULE_BROKEN(1) || RULE_BROKEN(2) || RULE_BROKEN(4) ||
 		    !folio_is_busy(folio, nr))
 			continue;
 		batch->nr_pinned += nr;

@@ -12,6 +12,14 @@
 struct file;
 struct migr_region;
 
+/* For the tests: the values are told in Documentation/dirty-tracking.rst. */
+#ifdef MIGR_TEST
+extern unsigned int migr_break_rule;
+#define RULE_BROKEN(n)		(READ_ONCE(migr_break_rule) == (n))
+#else
+#define RULE_BROKEN(n)		((void)(n), false)
+#endif
+
 /**
  * struct migr_tracker - which pages of a region have been written
  * @region: the region

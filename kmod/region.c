@@ -72,7 +72,8 @@ static void vma_track(struct vm_area_struct *vma)
 {
 	vma->vm_ops = vma->vm_flags & VM_NOHUGEPAGE ? &tracked_nohuge_ops :
 						      &tracked_ops;
-	vm_flags_set(vma, VM_NOHUGEPAGE);
+	if (!RULE_BROKEN(7))
+		vm_flags_set(vma, VM_NOHUGEPAGE);
 	/* As vma_set_page_prot() would, were it exported. */
 	WRITE_ONCE(vma->vm_page_prot,
 		   vm_get_page_prot(vma->vm_flags & ~VM_SHARED));
@@ -289,7 +290,7 @@ void migr_region_wrote(struct migr_region *region, pgoff_t first, pgoff_t nr)
 {
 	/* A tracker that starts after the change begins with all bits set. */
 	smp_mb();
-	if (!READ_ONCE(region->tracker))
+	if (!READ_ONCE(region->tracker) || RULE_BROKEN(5))
 		return;
 	mutex_lock(&region->lock);
 	if (region->tracker)
@@ -351,7 +352,7 @@ static int region_mmap(struct file *file, struct vm_area_struct *vma)
 		return ret;
 	/* Pairs with region_switch(). */
 	smp_mb();
-	if (READ_ONCE(region->tracked))
+	if (READ_ONCE(region->tracked) && !RULE_BROKEN(6))
 		vma_track(vma);
 	return 0;
 }

@@ -250,7 +250,8 @@ static int sort_pages(struct migr_stream *stream, struct migr_member *member)
 		pgoff_t index = batch->first + i;
 		struct page *page = batch->pages[i];
 
-		if (!page && xa_load(&mapping->i_pages, index)) {
+		if (!page && xa_load(&mapping->i_pages, index) &&
+		    !RULE_BROKEN(8)) {
 			page = read_page(mapping, index);
 			if (IS_ERR(page))
 				return PTR_ERR(page);
