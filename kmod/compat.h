@@ -82,6 +82,13 @@ static inline struct vfsmount *migr_shmem_mount(void)
 }
 #endif
 
+/* Whether a fault may be answered with a huge entry; see there. */
+static inline bool migr_may_map_huge(struct vm_area_struct *vma)
+{
+	return LINUX_VERSION_CODE < KERNEL_VERSION(6, 12, 0) ||
+	       !(vma->vm_flags & VM_NOHUGEPAGE);
+}
+
 /*
  * A page of a region to be filled: locked, with a reference, in its folio, which
  * has no content yet unless it is up to date. migr_write_end() lets go of it,

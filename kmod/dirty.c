@@ -140,7 +140,7 @@ vm_fault_t migr_tracker_fault(struct migr_tracker *tracker,
 	}
 	/* The kernel may answer with a huge entry, writable all over. */
 	if (folio_test_large(folio) && folio_order(folio) >= HPAGE_PMD_ORDER &&
-	    !RULE_BROKEN(7)) {
+	    migr_may_map_huge(vmf->vma) && !RULE_BROKEN(7)) {
 		first = folio->index;
 		nr = min_t(pgoff_t, folio_nr_pages(folio),
 			   tracker->region->nr_pages - first);

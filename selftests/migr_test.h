@@ -42,6 +42,7 @@
 #include <sys/time.h>
 #include <sys/types.h>
 #include <sys/uio.h>
+#include <sys/utsname.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -566,6 +567,16 @@ static inline bool file_write(const char *path, const char *text)
 	if (fd >= 0)
 		close(fd);
 	return done;
+}
+
+static inline bool kernel_before(int major, int minor)
+{
+	struct utsname name;
+	int x, y;
+
+	SYS(uname(&name));
+	CHECK(sscanf(name.release, "%d.%d", &x, &y) == 2, "release %s", name.release);
+	return x < major || (x == major && y < minor);
 }
 
 static inline int module_refcnt(void)

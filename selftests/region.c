@@ -5,10 +5,6 @@
  */
 #include "migr_test.h"
 
-#define SHMEM_THP	"/sys/kernel/mm/transparent_hugepage/shmem_enabled"
-#define HUGE_PAGES	512UL
-#define HUGE_SIZE	(HUGE_PAGES * TEST_PAGE)
-
 static __u64 resident(int fd)
 {
 	struct migr_region_info info;
@@ -552,93 +548,6 @@ static void locked_memory(void)
 	CHECK_EQ(p[0], 1);
 }
 
-static bool mapped_huge(const void *p)
-{
-	char line[256];
-	bool here = false;
-	long kib = 0;
-	FILE *smaps = fopen("/proc/self/smaps", "r");
-
-	CHECK(smaps, "smaps: %s", strerror(errno));
-	while (fgets(line, sizeof(line), smaps)) {
-		unsigned long from, to;
-
-		if (sscanf(line, "%lx-%lx ", &from, &to) == 2)
-			here = from == (uintptr_t)p;
-		else if (here && sscanf(line, "ShmemPmdMapped: %ld kB", &kib) == 1)
-			break;
-	}
-	fclose(smaps);
-	return kib > 0;
-}
-
-/* Tracking of what may have been mapped by huge entries is still right. */
-static void huge_pages(void)
-{
-	const __u64 pages = 4 * HUGE_PAGES;
-	__u64 *map = private_alloc(bitmap_words(pages) * sizeof(*map));
-	__u64 *wrote = private_alloc(bitmap_words(pages) * sizeof(*wrote));
-	unsigned char *room, *shadow, *alias;
-	__u64 seed = test_seed, i, extra = 0;
-	struct migr_tracker_fetch f;
-	struct mem m = { .pages = pages, .len = pages * TEST_PAGE };
-	int round, t;
-
-	if (!file_write(SHMEM_THP, "always"))
-		test_skip("no %s", SHMEM_THP);
-	m.dev = (int)CALL(dev_open());
-	m.fd = (int)CALL(region_create(m.dev, m.len, "huge"));
-	room = private_alloc(m.len + HUGE_SIZE);
-	room = (unsigned char *)(((uintptr_t)room + HUGE_SIZE - 1) & ~(HUGE_SIZE - 1));
-	m.p = mmap(room, m.len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, m.fd, 0);
-	CHECK(m.p == room, "mmap: %s", strerror(errno));
-	alias = map_shared(m.fd, m.len);
-	shadow = private_alloc(m.len);
-
-	fill_random(m.p, m.len, &seed);
-	diag("2 MiB mappings: %s", mapped_huge(m.p) ? "yes" : "no");
-	t = (int)CALL(region_track(m.fd));
-	for (i = 0; i < pages; i += 7)
-		*(__u64 *)mem_page(&m, i) = rnd(&seed);
-	CALL(tracker_fetch(t, 0, pages, map, &f));
-	CHECK_EQ(f.dirty_pages, pages);
-	memcpy(shadow, m.p, m.len);
-	CHECK(!mapped_huge(m.p), "still mapped huge while tracked");
-
-	for (round = 0; round < 5; round++) {
-		memset(wrote, 0, bitmap_words(pages) * sizeof(*wrote));
-		for (i = 0; i < 200; i++) {
-			__u64 page = rnd(&seed) % pages;
-			unsigned char *where = i & 1 ? alias : m.p;
-
-			*(__u64 *)(where + page * TEST_PAGE + i * 8) = rnd(&seed);
-			bit_set(wrote, page);
-		}
-		CALL(tracker_fetch(t, 0, pages, map, &f));
-		for (i = 0; i < pages; i++) {
-			if (bit_test(map, i))
-				memcpy(shadow + i * TEST_PAGE, mem_page(&m, i), TEST_PAGE);
-			CHECK(bit_test(map, i) || !bit_test(wrote, i),
-			      "round %d: the write to page %llu was lost", round,
-			      (unsigned long long)i);
-			extra += bit_test(map, i) && !bit_test(wrote, i);
-		}
-		CHECK(first_difference(shadow, m.p, m.len) < 0, "round %d: contents differ",
-		      round);
-	}
-	diag("%llu pages reported that were not written", (unsigned long long)extra);
-
-	SYS(close(t));
-	m.p[0]++;
-	m.p[m.len - 1]++;
-	/* And once more from the start, after an idle time. */
-	t = (int)CALL(region_track(m.fd));
-	CALL(tracker_fetch(t, 0, pages, map, &f));
-	m.p[HUGE_SIZE] = (unsigned char)(m.p[HUGE_SIZE] + 1);
-	CALL(tracker_fetch(t, 0, pages, map, &f));
-	CHECK(bit_test(map, HUGE_PAGES), "a write after the second start was lost");
-}
-
 /* Unloads the module and loads it again, so it comes last. */
 static void removal(void)
 {
@@ -693,24 +602,10 @@ static const struct test_case cases[] = {
 	CASE(partial_unmap),
 	CASE(advice),
 	CASE(locked_memory),
-	CASE(huge_pages),
 	CASE(removal),
 };
 
 int main(int argc, char **argv)
 {
-	char thp[128], *from, *to = NULL;
-	int ret;
-
-	file_read(SHMEM_THP, thp, sizeof(thp));
-	ret = test_main(cases, ARRAY_SIZE(cases), argc, argv);
-	/* "always [advise] never": the chosen one stands in brackets. */
-	from = strchr(thp, '[');
-	if (from)
-		to = strchr(++from, ']');
-	if (to) {
-		*to = '\0';
-		file_write(SHMEM_THP, from);
-	}
-	return ret;
+	return test_main(cases, ARRAY_SIZE(cases), argc, argv);
 }

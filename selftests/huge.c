@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Huge pages: a region that is idle may have them and is mapped by huge entries,
+ * which the tracking must not let a write escape through. What the kernel gives
+ * by itself depends on its setting for shared memory; where that is nothing,
+ * MADV_COLLAPSE asks for them.
+ */
+#include "migr_test.h"
+
+#define SHMEM_THP	"/sys/kernel/mm/transparent_hugepage/shmem_enabled"
+#define HUGE_PAGES	512UL
+#define HUGE_SIZE	(HUGE_PAGES * TEST_PAGE)
+
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE	25
+#endif
+
+static bool mapped_huge(const void *p)
+{
+	char line[256];
+	bool here = false;
+	long kib = 0;
+	FILE *smaps = fopen("/proc/self/smaps", "r");
+
+	CHECK(smaps, "smaps: %s", strerror(errno));
+	while (fgets(line, sizeof(line), smaps)) {
+		unsigned long from, to;
+
+		if (sscanf(line, "%lx-%lx ", &from, &to) == 2)
+			here = from == (uintptr_t)p;
+		else if (here && sscanf(line, "ShmemPmdMapped: %ld kB", &kib) == 1)
+			break;
+	}
+	fclose(smaps);
+	return kib > 0;
+}
+
+static bool make_huge(const struct mem *m)
+{
+	return mapped_huge(m->p) ||
+	       (!madvise(m->p, m->len, MADV_COLLAPSE) && mapped_huge(m->p));
+}
+
+static struct mem huge_region(const char *mode)
+{
+	const __u64 pages = 4 * HUGE_PAGES;
+	struct mem m = { .pages = pages, .len = pages * TEST_PAGE };
+	__u64 seed = test_seed;
+	unsigned char *room;
+
+	if (!file_write(SHMEM_THP, mode))
+		test_skip("no %s", SHMEM_THP);
+	m.dev = (int)CALL(dev_open());
+	m.fd = (int)CALL(region_create(m.dev, m.len, "huge"));
+	room = private_alloc(m.len + HUGE_SIZE);
+	room = (unsigned char *)(((uintptr_t)room + HUGE_SIZE - 1) & ~(HUGE_SIZE - 1));
+	m.p = mmap(room, m.len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, m.fd, 0);
+	CHECK(m.p == room, "mmap: %s", strerror(errno));
+	if (!strcmp(mode, "advise"))
+		SYS(madvise(m.p, m.len, MADV_HUGEPAGE));
+	fill_random(m.p, m.len, &seed);
+	diag("%s: %s", mode, mapped_huge(m.p) ? "huge by itself" : "to be collapsed");
+	if (!make_huge(&m))
+		test_skip("no huge mapping: %s", strerror(errno));
+	return m;
+}
+
+/* What is written is dirty, and what is not is not unless a huge entry maps it. */
+static void write_and_fetch(const struct mem *m, int tracker)
+{
+	unsigned char *copy = private_alloc(m->len), *alias = map_shared(m->fd, m->len);
+	__u64 *map = private_alloc(bitmap_words(m->pages) * sizeof(*map));
+	__u64 *wrote = private_alloc(bitmap_words(m->pages) * sizeof(*wrote));
+	__u64 seed = test_seed, i, extra = 0;
+	/* Before 6.12 a huge folio is tracked as a whole, and is never clean. */
+	bool huge = kernel_before(6, 12);
+	int round;
+
+	memcpy(copy, m->p, m->len);
+	for (round = 0; round < 5; round++) {
+		if (!huge)
+			tracker_settle(tracker, m->pages);
+		memset(wrote, 0, bitmap_words(m->pages) * sizeof(*wrote));
+		for (i = 0; i < 200; i++) {
+			__u64 page = rnd(&seed) % m->pages;
+			unsigned char *where = i & 1 ? alias : m->p;
+
+			*(__u64 *)(where + page * TEST_PAGE + i * 8) = rnd(&seed);
+			bit_set(wrote, page);
+		}
+		huge |= mapped_huge(m->p) || mapped_huge(alias);
+		CALL(tracker_fetch(tracker, 0, m->pages, map, NULL));
+		for (i = 0; i < m->pages; i++) {
+			if (bit_test(map, i))
+				memcpy(copy + i * TEST_PAGE, mem_page(m, i), TEST_PAGE);
+			CHECK(bit_test(map, i) || !bit_test(wrote, i),
+			      "round %d: the write to page %llu was lost", round,
+			      (unsigned long long)i);
+			extra += bit_test(map, i) && !bit_test(wrote, i);
+		}
+		CHECK(first_difference(copy, m->p, m->len) < 0, "round %d: contents differ",
+		      round);
+	}
+	diag("mapped huge while tracked: %s; %llu pages reported that were not written",
+	     huge ? "yes" : "no", (unsigned long long)extra);
+	CHECK(!extra || huge, "pages are reported that were not written");
+	SYS(munmap(alias, m->len));
+}
+
+static void tracked(const char *mode)
+{
+	struct mem m = huge_region(mode);
+	__u64 *map = private_alloc(bitmap_words(m.pages) * sizeof(*map));
+	struct migr_tracker_fetch f;
+	__u64 i;
+	int t;
+
+	t = (int)CALL(region_track(m.fd));
+	for (i = 0; i < m.pages; i += 7)
+		*(__u64 *)mem_page(&m, i) = i;
+	CALL(tracker_fetch(t, 0, m.pages, map, &f));
+	CHECK_EQ(f.dirty_pages, m.pages);
+	write_and_fetch(&m, t);
+
+	/* Idle again, it is mapped huge again as soon as it is mapped anew. */
+	SYS(close(t));
+	SYS(madvise(m.p, m.len, MADV_DONTNEED));
+	m.p[0]++;
+	m.p[m.len - 1]++;
+	CHECK(make_huge(&m), "not mapped huge any more: %s", strerror(errno));
+	/* And once more from the start. */
+	t = (int)CALL(region_track(m.fd));
+	CALL(tracker_fetch(t, 0, m.pages, map, &f));
+	m.p[HUGE_SIZE]++;
+	CALL(tracker_fetch(t, 0, m.pages, map, &f));
+	CHECK(bit_test(map, HUGE_PAGES), "a write after the second start was lost");
+}
+
+static void always(void)
+{
+	tracked("always");
+}
+
+static void advise(void)
+{
+	tracked("advise");
+}
+
+static void never(void)
+{
+	tracked("never");
+}
+
+/* The VMM asks for huge entries in the middle of it. */
+static void advised_while_tracked(void)
+{
+	struct mem m = huge_region("always");
+	__u64 *map = private_alloc(bitmap_words(m.pages) * sizeof(*map));
+	int t = (int)CALL(region_track(m.fd));
+
+	CALL(tracker_fetch(t, 0, m.pages, map, NULL));
+	SYS(madvise(m.p, m.len, MADV_HUGEPAGE));
+	write_and_fetch(&m, t);
+}
+
+static const struct test_case cases[] = {
+	CASE(always),
+	CASE(advise),
+	CASE(never),
+	CASE(advised_while_tracked),
+};
+
+int main(int argc, char **argv)
+{
+	char thp[128], *from, *to = NULL;
+	int ret;
+
+	file_read(SHMEM_THP, thp, sizeof(thp));
+	ret = test_main(cases, ARRAY_SIZE(cases), argc, argv);
+	/* "always [advise] never": the chosen one stands in brackets. */
+	from = strchr(thp, '[');
+	if (from)
+		to = strchr(++from, ']');
+	if (to) {
+		*to = '\0';
+		file_write(SHMEM_THP, from);
+	}
+	return ret;
+}
