@@ -257,6 +257,9 @@ static int sort_pages(struct migr_stream *stream, struct migr_member *member)
 				return PTR_ERR(page);
 			batch->pages[i] = page;
 		}
+		/* To read it would be another machine check, in the kernel. */
+		if (page && PageHWPoison(page))
+			return -EHWPOISON;
 		if (!page) {
 			stream->counts.hole++;
 			__set_bit(i, stream->zero);

@@ -473,7 +473,8 @@ struct migr_migration_status {
  * migration: EPROTO (the peer sent what it must not), EPROTONOSUPPORT (the
  * peer speaks another version), ECONNRESET (the peer is gone), ETIMEDOUT
  * (the socket's timeout passed), ENOSPC or ENOMEM (no memory for what
- * arrived), and what the socket reports.
+ * arrived), EHWPOISON (memory that is to be sent has failed), and what the
+ * socket reports.
  */
 struct migr_stream_run {
 	__u32 size;
