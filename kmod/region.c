@@ -19,6 +19,7 @@
 #include <linux/module.h>
 #include <linux/mount.h>
 #include <linux/pagemap.h>
+#include <linux/pagevec.h>
 #include <linux/sched/mm.h>
 #include <linux/shmem_fs.h>
 #include <linux/slab.h>
@@ -484,6 +485,31 @@ static int region_ioctl_merge(struct migr_ucmd *ucmd)
 	return migr_ucmd_respond(ucmd);
 }
 
+static int region_ioctl_pinned(struct migr_ucmd *ucmd)
+{
+	struct migr_region *region = migr_region_from_file(ucmd->file);
+	struct migr_region_pinned *pinned = ucmd->cmd;
+	struct folio_batch fbatch;
+	pgoff_t index = 0;
+	unsigned int i;
+
+	if (pinned->flags)
+		return -EOPNOTSUPP;
+	pinned->pages = 0;
+	folio_batch_init(&fbatch);
+	while (filemap_get_folios(region->mapping, &index, region->nr_pages - 1,
+				  &fbatch)) {
+		for (i = 0; i < folio_batch_count(&fbatch); i++)
+			if (folio_maybe_dma_pinned(fbatch.folios[i]))
+				pinned->pages += folio_nr_pages(fbatch.folios[i]);
+		folio_batch_release(&fbatch);
+		if (fatal_signal_pending(current))
+			return -EINTR;
+		cond_resched();
+	}
+	return migr_ucmd_respond(ucmd);
+}
+
 static const struct migr_ioctl_op region_ioctl_ops[] = {
 	MIGR_IOCTL_OP(MIGR_REGION_INFO, region_ioctl_info,
 		      struct migr_region_info, __reserved),
@@ -491,6 +517,8 @@ static const struct migr_ioctl_op region_ioctl_ops[] = {
 		      struct migr_region_track, __reserved),
 	MIGR_IOCTL_OP(MIGR_REGION_MERGE, region_ioctl_merge,
 		      struct migr_region_merge, dirtied_pages),
+	MIGR_IOCTL_OP(MIGR_REGION_PINNED, region_ioctl_pinned,
+		      struct migr_region_pinned, pages),
 };
 
 static long region_ioctl(struct file *file, unsigned int cmd,

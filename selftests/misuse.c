@@ -213,6 +213,7 @@ static const struct command {
 		offsetof(struct migr_region_track, __reserved), ON(REGION), prepare_region),
 	COMMAND(MIGR_REGION_MERGE, migr_region_merge, NO_FIELD, ON(REGION),
 		prepare_region_merge),
+	COMMAND(MIGR_REGION_PINNED, migr_region_pinned, NO_FIELD, ON(REGION), prepare_region),
 	COMMAND(MIGR_TRACKER_FETCH, migr_tracker_fetch, NO_FIELD, ON(TRACKER),
 		prepare_tracker_fetch),
 	COMMAND(MIGR_MIGRATION_ADD_REGION, migr_migration_add_region, NO_FIELD,

@@ -40,6 +40,7 @@ enum {
 	MIGR_CMD_REGION_INFO = 0x10,
 	MIGR_CMD_REGION_TRACK,
 	MIGR_CMD_REGION_MERGE,
+	MIGR_CMD_REGION_PINNED,
 
 	MIGR_CMD_TRACKER_FETCH = 0x20,
 
@@ -255,6 +256,27 @@ struct migr_region_merge {
 };
 
 #define MIGR_REGION_MERGE _IO(MIGR_IOCTL_TYPE, MIGR_CMD_REGION_MERGE)
+
+/**
+ * struct migr_region_pinned - ioctl(MIGR_REGION_PINNED) on a region
+ * @size: sizeof(struct migr_region_pinned)
+ * @flags: must be 0
+ * @pages: out, pages that are pinned for DMA now
+ *
+ * Look through all of the region's memory for pages that a device may write at
+ * any time: those of an assigned device, of a registered RDMA or io_uring
+ * buffer, or just of a direct read in flight. Tracking never reports them clean,
+ * so a VM with many of them does not come to the end of its passes.
+ *
+ * EINTR: a fatal signal came.
+ */
+struct migr_region_pinned {
+	__u32 size;
+	__u32 flags;
+	__aligned_u64 pages;
+};
+
+#define MIGR_REGION_PINNED _IO(MIGR_IOCTL_TYPE, MIGR_CMD_REGION_PINNED)
 
 /**
  * struct migr_tracker_fetch - ioctl(MIGR_TRACKER_FETCH) on a tracker
