@@ -151,6 +151,7 @@ vm_programs := $(patsubst selftests/vm/%.c,$B/vm/%,$(wildcard selftests/vm/*.c))
 selftests: $(selftest_programs) $(example_programs) $(vm_programs)
 unit: $(unit_programs)
 
+$B/selftests/dma: private libs += -laio -luring
 $B/selftests/%: selftests/%.c $B/lib/libmigr.a
 	@mkdir -p $(@D)
 	$(call say,CC,$@)

@@ -5,8 +5,6 @@
  */
 #include "workload.h"
 
-#include <linux/nbd.h>
-
 /* A populated region under a tracker, with nothing dirty. */
 struct tracked {
 	struct mem m;
@@ -930,173 +928,6 @@ static void mapping_meanwhile(void)
 	diag("%llu stamps", (unsigned long long)mapper.stamp);
 }
 
-/* ------------------------------------------------------ direct I/O in flight */
-
-#define NBD_DEVICE	"/dev/nbd0"
-#define NBD_SIZE	"/sys/block/nbd0/size"
-#define NBD_BYTES	0x100000UL
-#define NBD_HELD	0x80000UL	/* reads from here on wait for the test */
-#define NBD_BLOCK	TEST_PAGE
-
-/* A block device whose reads complete when the test says so. */
-struct slow_disk {
-	int fd;
-	int sock;
-	bool held;	/* a read is waiting */
-	bool release;	/* let it complete */
-};
-
-static ssize_t read_all(int fd, void *buf, size_t len)
-{
-	size_t done = 0;
-
-	while (done < len) {
-		ssize_t n = read(fd, (char *)buf + done, len - done);
-
-		if (n <= 0)
-			return n;
-		done += (size_t)n;
-	}
-	return (ssize_t)done;
-}
-
-static void *slow_disk_serve(void *arg)
-{
-	struct slow_disk *d = arg;
-	unsigned char *data = private_alloc(NBD_BYTES);
-	struct nbd_request request;
-
-	memset(data, 0xd1, NBD_BYTES);
-	while (read_all(d->sock, &request, sizeof(request)) > 0) {
-		struct nbd_reply reply = { .magic = htonl(NBD_REPLY_MAGIC) };
-		__u64 from = __builtin_bswap64(request.from);
-		__u32 len = ntohl(request.len);
-
-		if (ntohl(request.type) == NBD_CMD_DISC)
-			break;
-		CHECK(ntohl(request.type) == NBD_CMD_READ && len <= NBD_BYTES,
-		      "disk request %u of %u bytes", ntohl(request.type), len);
-		if (from >= NBD_HELD) {
-			__atomic_store_n(&d->held, true, __ATOMIC_RELEASE);
-			WAIT_FOR(__atomic_load_n(&d->release, __ATOMIC_ACQUIRE), 20);
-		}
-		memcpy(&reply.handle, &request.handle, sizeof(reply.handle));
-		SYS(write(d->sock, &reply, sizeof(reply)));
-		SYS(write(d->sock, data, len));
-	}
-	return NULL;
-}
-
-static void *slow_disk_run(void *arg)
-{
-	struct slow_disk *d = arg;
-
-	ioctl(d->fd, NBD_DO_IT);
-	return NULL;
-}
-
-struct direct_read {
-	int fd;
-	void *to;
-	size_t len;
-	ssize_t ret;
-};
-
-static void *direct_read_thread(void *arg)
-{
-	struct direct_read *r = arg;
-
-	r->ret = pread(r->fd, r->to, r->len, NBD_HELD);
-	if (r->ret < 0)
-		r->ret = -errno;
-	return NULL;
-}
-
-static void direct_read_in_flight(bool before_start)
-{
-	struct mem m = mem_new(512);
-	struct slow_disk disk = { .fd = -1 };
-	struct direct_read r = { .to = mem_page(&m, 70), .len = 4 * TEST_PAGE };
-	pthread_t server, runner, reader;
-	__u64 seed = test_seed, i;
-	struct shadow s;
-	int pair[2], n;
-	char size[16];
-
-	/* Anew, so that nothing of an earlier use is left. */
-	run_command("modprobe -r nbd 2>/dev/null");
-	if (run_command("modprobe nbd nbds_max=1 2>/dev/null"))
-		test_skip("no nbd module: nothing whose reads can be held");
-	WAIT_FOR(access(NBD_DEVICE, R_OK) == 0, 10);
-	disk.fd = (int)SYS(open(NBD_DEVICE, O_RDWR | O_CLOEXEC));
-	SYS(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair));
-	disk.sock = pair[1];
-	SYS(ioctl(disk.fd, NBD_SET_BLKSIZE, NBD_BLOCK));
-	SYS(ioctl(disk.fd, NBD_SET_SIZE_BLOCKS, NBD_BYTES / NBD_BLOCK));
-	SYS(ioctl(disk.fd, NBD_SET_SOCK, pair[0]));
-	server = thread_start(slow_disk_serve, &disk);
-	runner = thread_start(slow_disk_run, &disk);
-
-	fill_random(m.p, m.len, &seed);
-	/* The other thread makes the disk as large as it is. */
-	WAIT_FOR(atoi(file_read(NBD_SIZE, size, sizeof(size))), 10);
-	r.fd = (int)SYS(open(NBD_DEVICE, O_RDONLY | O_DIRECT | O_CLOEXEC));
-	if (!before_start) {
-		shadow_start(&s, &m);
-		tracker_settle(s.tracker, m.pages);
-		memcpy(s.copy, m.p, m.len);
-	}
-	reader = thread_start(direct_read_thread, &r);
-	WAIT_FOR(__atomic_load_n(&disk.held, __ATOMIC_ACQUIRE), 15);
-	if (before_start)
-		shadow_start(&s, &m);
-
-	/* As often as we look: the data may come at any time. */
-	for (n = 0; n < 10; n++) {
-		struct migr_tracker_fetch f;
-
-		lru_drain();
-		CALL(tracker_fetch(s.tracker, 0, m.pages, s.bitmap, &f));
-		for (i = 0; i < m.pages; i++) {
-			if (!bit_test(s.bitmap, i))
-				CHECK(i < 70 || i >= 74,
-				      "fetch %d: page %llu is read into and counts as clean", n,
-				      (unsigned long long)i);
-			else
-				memcpy(s.copy + i * TEST_PAGE, mem_page(&m, i), TEST_PAGE);
-		}
-		CHECK(f.pinned_pages >= 4, "fetch %d: only %llu pinned pages", n,
-		      (unsigned long long)f.pinned_pages);
-	}
-	CHECK(m.p[70 * TEST_PAGE] != 0xd1 || m.p[71 * TEST_PAGE] != 0xd1,
-	      "the read was not held");
-
-	__atomic_store_n(&disk.release, true, __ATOMIC_RELEASE);
-	thread_join(reader);
-	CHECK_EQ(r.ret, r.len);
-	CHECK_EQ(m.p[73 * TEST_PAGE + 4095], 0xd1);
-	shadow_pass(&s);
-	CHECK(first_difference(s.copy, m.p, m.len) < 0, "what was read is lost");
-	/* And then it is over. */
-	tracker_settle(s.tracker, m.pages);
-
-	SYS(close(r.fd));
-	ioctl(disk.fd, NBD_DISCONNECT);
-	ioctl(disk.fd, NBD_CLEAR_SOCK);
-	thread_join(server);
-	thread_join(runner);
-}
-
-static void direct_read_of_tracked(void)
-{
-	direct_read_in_flight(false);
-}
-
-static void direct_read_before_start(void)
-{
-	direct_read_in_flight(true);
-}
-
 static const struct test_case cases[] = {
 	CASE(first_fetch_is_everything),
 	CASE(own_writes),
@@ -1123,8 +954,6 @@ static const struct test_case cases[] = {
 	CASE(bitmap_in_region),
 	CASE(switching),
 	CASE(mapping_meanwhile),
-	CASE(direct_read_of_tracked),
-	CASE(direct_read_before_start),
 };
 
 int main(int argc, char **argv)
