@@ -12,6 +12,7 @@
 
 #include "migr_test.h"
 
+#include <linux/mempolicy.h>
 #include <sys/resource.h>
 
 /* ----------------------------------------------------------------- gate */
@@ -415,6 +416,122 @@ static inline int workload_main(const struct test_case *cases, size_t nr, int ar
 	ret = test_main(cases, nr, argc, argv);
 	preempt_mode_restore(mode);
 	return ret;
+}
+
+/* ------------------------------------------------------------ disturbers */
+
+/* Who does something to the memory while it is written and fetched, at most so often. */
+struct disturber {
+	struct gate *gate;
+	const struct mem *mem;
+	void (*once)(struct disturber *d);
+	__u64 seed;
+	__u64 times;
+	__u64 limit;
+};
+
+#define DISTURBED_PAGES		1024UL
+#define DISTURBED_ROUNDS	3
+#define DISTURBED_PASSES	4
+
+static inline void *disturber_thread(void *arg)
+{
+	struct disturber *d = arg;
+
+	while (gate_pass(d->gate)) {
+		if (d->times >= d->limit) {
+			poll_pause();
+			continue;
+		}
+		d->once(d);
+		__atomic_add_fetch(&d->times, 1, __ATOMIC_RELAXED);
+	}
+	return NULL;
+}
+
+/* Writes to some pages through a mapping of the whole region. */
+static inline void disturber_scribble(struct disturber *d, unsigned char *p)
+{
+	int i;
+
+	for (i = 0; i < 8; i++)
+		*(__u64 *)(p + rnd(&d->seed) % d->mem->pages * TEST_PAGE) = rnd(&d->seed);
+}
+
+/* That this is done meanwhile, up to so many times a round, loses no write. */
+static inline void workload_disturbed(const struct mem *m, void (*once)(struct disturber *d),
+				      unsigned int times_a_round)
+{
+	struct disturber d = { .mem = m, .once = once, .seed = test_seed };
+	struct workload w;
+	struct shadow s;
+	pthread_t thread;
+	int i, n;
+
+	workload_start(&w, m, MEET_PARALLEL);
+	d.gate = w.gate;
+	w.gate->writers++;
+	thread = thread_start(disturber_thread, &d);
+	gate_close(w.gate);
+	shadow_start(&s, m);
+	for (i = 0; i < DISTURBED_ROUNDS; i++) {
+		__u64 lost, times = d.times;
+
+		d.limit = times + times_a_round;
+		gate_open(w.gate);
+		for (n = 0; n < DISTURBED_PASSES ||
+		     __atomic_load_n(&d.times, __ATOMIC_RELAXED) == times; n++) {
+			workload_turn(&w);
+			shadow_pass(&s);
+		}
+		gate_close(w.gate);
+		shadow_pass(&s);
+		lost = shadow_lost(&s);
+		CHECK(!lost, "round %d: %llu pages lost a write", i, (unsigned long long)lost);
+	}
+	workload_stop(&w);
+	thread_join(thread);
+	diag("disturbed %llu times in %llu passes, %llu pages copied",
+	     (unsigned long long)d.times, (unsigned long long)s.passes,
+	     (unsigned long long)s.copied);
+}
+
+static inline void need_two_nodes(void)
+{
+	if (access("/sys/devices/system/node/node1", F_OK))
+		test_skip("only one NUMA node");
+}
+
+/* Whoever maps them; busy ones are left where they are. */
+static inline void move_some_pages(const struct mem *m, __u64 *seed)
+{
+	void *pages[64];
+	int nodes[64], status[64];
+	size_t i;
+
+	for (i = 0; i < ARRAY_SIZE(pages); i++) {
+		pages[i] = mem_page(m, rnd(seed) % m->pages);
+		nodes[i] = rnd(seed) & 1;
+	}
+	SYS(syscall(SYS_move_pages, 0, ARRAY_SIZE(pages), pages, nodes, status,
+		    MPOL_MF_MOVE_ALL));
+}
+
+/* A counter of the kernel. */
+static inline __u64 vmstat(const char *name)
+{
+	FILE *f = fopen("/proc/vmstat", "re");
+	unsigned long long value;
+	char line[64];
+
+	CHECK(f, "/proc/vmstat: %s", strerror(errno));
+	while (fscanf(f, "%63s %llu", line, &value) == 2) {
+		if (strcmp(line, name))
+			continue;
+		fclose(f);
+		return value;
+	}
+	FAIL("/proc/vmstat has no %s", name);
 }
 
 #endif /* MIGR_WORKLOAD_H */
