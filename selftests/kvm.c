@@ -10,11 +10,13 @@
 
 #include "kvm_guest.h"
 #include "migration.h"
+#include "workload.h"
 
 #define PAGES		4096U
 #define DATA_PAGES	2048U
 #define DATA_BASE	0x800000U
 #define PASSES		220
+#define MOVING_PASSES	40
 #define VCPUS		2
 
 struct vcpu {
@@ -152,11 +154,12 @@ static void guest_turn(const struct mem *m, __u32 *seen)
 	*seen = stamp;
 }
 
-static void guest_writes(void)
+static void migrate(unsigned int passes, void (*meanwhile)(const struct mem *m, __u64 *seed))
 {
 	struct mem m = mem_new(PAGES), copy = mem_new(PAGES);
 	struct migr_migration_status st;
 	struct vcpu vcpus[VCPUS] = { 0 };
+	__u64 seed = test_seed;
 	atomic_bool stop;
 	__u32 seen = 0;
 	struct link l;
@@ -166,8 +169,10 @@ static void guest_writes(void)
 	vcpus_start(vcpus, &stop);
 	link_open(&l, tcp_pair, 0, &m, &copy, 1);
 	link_receive_start(&l);
-	for (i = 1; i < PASSES; i++) {
+	for (i = 1; i < passes; i++) {
 		guest_turn(&m, &seen);
+		if (meanwhile)
+			meanwhile(&m, &seed);
 		link_pass(&l, 0);
 	}
 	vcpus_stop(vcpus, &stop);
@@ -175,7 +180,7 @@ static void guest_writes(void)
 	link_receive_join(&l);
 	CHECK_EQ(l.received, 0);
 	st = link_status(l.source);
-	CHECK_EQ(st.passes, PASSES);
+	CHECK_EQ(st.passes, passes);
 	diag("%u passes, %llu data pages, stamp %u", st.passes,
 	     (unsigned long long)st.data_pages, newest_stamp(&m));
 	CHECK(first_difference(m.p, copy.p, m.len) < 0, "page %lld differs",
@@ -183,8 +188,21 @@ static void guest_writes(void)
 	link_close(&l);
 }
 
+static void guest_writes(void)
+{
+	migrate(PASSES, NULL);
+}
+
+/* And the guest's pages are moved to and fro between the nodes. */
+static void guest_writes_to_moving_pages(void)
+{
+	need_two_nodes();
+	migrate(MOVING_PASSES, move_some_pages);
+}
+
 static const struct test_case cases[] = {
 	CASE_WITHIN(guest_writes, 120),
+	CASE_WITHIN(guest_writes_to_moving_pages, 120),
 };
 
 int main(int argc, char **argv)

@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * No lost write while the kernel moves pages from one place to another:
+ * compaction, move_pages(), migrate_pages() and NUMA balancing. Meanwhile a page
+ * has no entry to protect, and afterwards one that must not have been made
+ * writable on the way. Needs two nodes.
+ */
+#include "workload.h"
+
+#define COMPACT		"/proc/sys/vm/compact_memory"
+#define BALANCING	"/proc/sys/kernel/numa_balancing"
+#define SCANNING	"/sys/kernel/debug/sched/numa_balancing/"
+#define NODES		3UL	/* 0 and 1 */
+
+static void disturbed(void (*once)(struct disturber *d), unsigned int times_a_round)
+{
+	struct mem m = mem_new(DISTURBED_PAGES);
+	__u64 before = vmstat("pgmigrate_success"), moved;
+
+	workload_disturbed(&m, once, times_a_round);
+	moved = vmstat("pgmigrate_success") - before;
+	diag("%llu pages moved", (unsigned long long)moved);
+	CHECK(moved, "no page moved");
+}
+
+/* Makes holes for it: every other page of what it had allocated. */
+static void compact_once(struct disturber *d)
+{
+	size_t len = 4096 * TEST_PAGE, i;
+	unsigned char *p = private_alloc(len);
+
+	SYS(madvise(p, len, MADV_NOHUGEPAGE));
+	memset(p, 1, len);
+	for (i = 0; i < len; i += 2 * TEST_PAGE)
+		SYS(madvise(p + i, TEST_PAGE, MADV_DONTNEED));
+	CHECK(file_write(COMPACT, "1"), "%s: %s", COMPACT, strerror(errno));
+	SYS(munmap(p, len));
+	disturber_scribble(d, d->mem->p);
+}
+
+static void compaction(void)
+{
+	disturbed(compact_once, 1);
+}
+
+static void move_pages_once(struct disturber *d)
+{
+	move_some_pages(d->mem, &d->seed);
+}
+
+static void moved_pages(void)
+{
+	need_two_nodes();
+	disturbed(move_pages_once, 10);
+}
+
+static void migrate_pages_once(struct disturber *d)
+{
+	unsigned long from = 1 + (d->times & 1), to = from ^ NODES;
+
+	SYS(syscall(SYS_migrate_pages, 0, 8 * sizeof(from), &from, &to));
+}
+
+static void migrated_processes(void)
+{
+	need_two_nodes();
+	disturbed(migrate_pages_once, 1);
+}
+
+/* How often the kernel looks, in milliseconds; by itself once a second at most. */
+static struct {
+	const char *path;
+	const char *often;
+	char before[16];
+} scanning[] = {
+	{ .path = SCANNING "scan_delay_ms", .often = "1" },
+	{ .path = SCANNING "scan_period_min_ms", .often = "50" },
+	{ .path = SCANNING "scan_period_max_ms", .often = "50" },
+};
+
+/* All others are slow meanwhile: main() ends it. */
+static void balancing_on(void)
+{
+	size_t i;
+
+	need_two_nodes();
+	if (!file_write(BALANCING, "1"))
+		test_skip("no NUMA balancing");
+	for (i = 0; i < ARRAY_SIZE(scanning); i++)
+		CHECK(file_write(scanning[i].path, scanning[i].often), "%s: %s",
+		      scanning[i].path, strerror(errno));
+}
+
+/* Shared memory takes part only if its policy says so. */
+static void balance(unsigned char *p, size_t len)
+{
+	unsigned long nodes = NODES;
+
+	SYS(syscall(SYS_mbind, p, len, MPOL_BIND | MPOL_F_NUMA_BALANCING, &nodes,
+		    8 * sizeof(nodes), 0));
+}
+
+/* The writer goes from one node's CPU to the other's: pages follow it. */
+static void balance_once(struct disturber *d)
+{
+	__u64 faults = vmstat("numa_hint_faults"), end = deadline_in(20);
+	cpu_set_t cpus;
+
+	CPU_ZERO(&cpus);
+	CPU_SET(d->times & 1, &cpus);
+	SYS(sched_setaffinity(0, sizeof(cpus), &cpus));
+	while (vmstat("numa_hint_faults") < faults + 4) {
+		CHECK(now_ns() < end, "no hinting faults in 20 s");
+		disturber_scribble(d, d->mem->p);
+	}
+}
+
+static void balanced_meanwhile(void)
+{
+	struct mem m = mem_new(DISTURBED_PAGES);
+	__u64 before = vmstat("numa_hint_faults");
+
+	balancing_on();
+	balance(m.p, m.len);
+	workload_disturbed(&m, balance_once, 4);
+	diag("%llu hinting faults, %llu pages moved",
+	     (unsigned long long)(vmstat("numa_hint_faults") - before),
+	     (unsigned long long)vmstat("numa_pages_migrated"));
+}
+
+/*
+ * Rule 3: the entry that a hinting fault puts back is made writable if it is
+ * dirty.
+ */
+static void hinting_faults(void)
+{
+	struct mem m = mem_new(256);
+	__u64 *map = private_alloc(bitmap_words(m.pages) * sizeof(*map));
+	volatile unsigned char *p = m.p;
+	__u64 i, faults, end;
+	int t;
+
+	balancing_on();
+	balance(m.p, m.len);
+	t = (int)CALL(region_track(m.fd));
+	tracker_settle(t, m.pages);
+	for (i = 0; i < m.pages; i++)
+		p[i * TEST_PAGE]++;
+	CALL(tracker_fetch(t, 0, m.pages, map, NULL));
+	faults = vmstat("numa_hint_faults");
+	end = deadline_in(20);
+	while (vmstat("numa_hint_faults") < faults + m.pages) {
+		CHECK(now_ns() < end, "only %llu hinting faults in 20 s",
+		      (unsigned long long)(vmstat("numa_hint_faults") - faults));
+		for (i = 0; i < m.pages; i++)
+			(void)p[i * TEST_PAGE];
+	}
+	for (i = 0; i < m.pages; i++)
+		p[i * TEST_PAGE]++;
+	CALL(tracker_fetch(t, 0, m.pages, map, NULL));
+	for (i = 0; i < m.pages; i++)
+		CHECK(bit_test(map, i), "page %llu was written, its bit is clear",
+		      (unsigned long long)i);
+}
+
+static const struct test_case cases[] = {
+	CASE_WITHIN(compaction, 120),
+	CASE_WITHIN(moved_pages, 120),
+	CASE_WITHIN(migrated_processes, 120),
+	CASE_WITHIN(balanced_meanwhile, 120),
+	CASE_WITHIN(hinting_faults, 60),
+};
+
+int main(int argc, char **argv)
+{
+	size_t i;
+	int ret;
+
+	for (i = 0; i < ARRAY_SIZE(scanning); i++)
+		file_read(scanning[i].path, scanning[i].before, sizeof(scanning[i].before));
+	ret = test_main(cases, ARRAY_SIZE(cases), argc, argv);
+	for (i = 0; i < ARRAY_SIZE(scanning); i++)
+		file_write(scanning[i].path, scanning[i].before);
+	return ret;
+}
