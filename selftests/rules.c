@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * That the "no lost write" test can fail: with one rule of the tracking broken
- * the same workload loses writes within a bounded time, and with none broken
- * it does not. Needs the module built for tests, which has the parameter.
+ * That the tests can fail: with one rule of the tracking broken the workload of
+ * the "no lost write" test loses writes within a bounded time, and with none
+ * broken it does not; and what the other programs test of a rule fails once it
+ * is broken. Needs the module built for tests, which has the parameter.
  */
 #include "workload.h"
 
@@ -50,6 +51,69 @@ static void run(int rule)
 		CHECK(!lost, "no rule was broken, and writes were lost");
 }
 
+/* Runs one test of a program beside this one. */
+static int result_of(const char *program, const char *test)
+{
+	char path[PATH_MAX], line[400];
+	int result = -1, out[2];
+	ssize_t len;
+	pid_t pid;
+	FILE *f;
+
+	len = readlink("/proc/self/exe", path, sizeof(path) - NAME_MAX);
+	CHECK(len > 0, "/proc/self/exe: %s", strerror(errno));
+	path[len] = '\0';
+	strcpy(strrchr(path, '/') + 1, program);
+	SYS(pipe2(out, O_CLOEXEC));
+	pid = child_start();
+	if (!pid) {
+		dup2(out[1], STDOUT_FILENO);
+		execl(path, program, test, NULL);
+		_exit(127);
+	}
+	close(out[1]);
+	f = fdopen(out[0], "r");
+	while (fgets(line, sizeof(line), f)) {
+		line[strcspn(line, "\n")] = '\0';
+		diag("  %s", line);
+		if (!strncmp(line, "not ok 1 ", 9))
+			result = TEST_FAIL;
+		else if (!strncmp(line, "ok 1 ", 5))
+			result = strstr(line, "# SKIP") ? TEST_SKIP : TEST_PASS;
+	}
+	fclose(f);
+	SYS(waitpid(pid, NULL, 0));
+	CHECK(result >= 0, "%s has no test %s", program, test);
+	return result;
+}
+
+struct proof {
+	const char *program;
+	const char *test;
+};
+
+/* With the rule broken each of them fails, unless it cannot be done here. */
+static void must_fail(int rule, const struct proof *proofs, size_t nr)
+{
+	bool failed = false;
+	size_t i;
+
+	break_rule(rule);
+	for (i = 0; i < nr; i++) {
+		int result = result_of(proofs[i].program, proofs[i].test);
+
+		CHECK(result != TEST_PASS, "rule %d was broken, and %s %s succeeded", rule,
+		      proofs[i].program, proofs[i].test);
+		failed |= result == TEST_FAIL;
+	}
+	if (!failed)
+		test_skip("none of it can be done here");
+}
+
+#define MUST_FAIL(rule, ...)						\
+	must_fail(rule, (const struct proof[]){ __VA_ARGS__ },		\
+		  sizeof((const struct proof[]){ __VA_ARGS__ }) / sizeof(struct proof))
+
 static void no_rule_broken(void)
 {
 	run(0);
@@ -70,6 +134,57 @@ static void entry_left_dirty(void)
 	run(3);
 }
 
+static void holders_not_looked_for(void)
+{
+	MUST_FAIL(4, { "dma", "disk_reads" }, { "dma", "loop_reads" }, { "dma", "reads_meanwhile" },
+		  { "dma", "pinned_while_idle" }, { "dma", "pinned_in_migration" },
+		  { "poison", "tracked" });
+}
+
+static void punches_not_told(void)
+{
+	MUST_FAIL(5, { "track", "holes_count" }, { "mappings", "punches" },
+		  { "mappings", "removals" });
+}
+
+static void new_mappings_not_tracked(void)
+{
+	MUST_FAIL(6, { "track", "second_mapping" }, { "backends", "other_process" });
+}
+
+static void huge_entry_writable(void)
+{
+	if (kernel_before(6, 12))
+		test_skip("a huge folio is never clean here");
+	MUST_FAIL(7, { "huge", "always" }, { "huge", "advise" }, { "huge", "never" });
+}
+
+static void hinting_fault_unseen(void)
+{
+	if (kernel_before(6, 12))
+		test_skip("a hinting fault does not look at the dirty bit here");
+	MUST_FAIL(3, { "placement", "hinting_faults" });
+}
+
+static void swapped_page_a_hole(void)
+{
+	MUST_FAIL(8, { "swap", "migrated_from_swap" });
+}
+
+static void not_protected(void)
+{
+	MUST_FAIL(20, { "mappings", "remaps" }, { "mappings", "forks" }, { "mappings", "locks" },
+		  { "placement", "compaction" }, { "placement", "moved_pages" },
+		  { "placement", "migrated_processes" }, { "swap", "limited_memory" },
+		  { "backends", "received_packets" }, { "backends", "received_meanwhile" },
+		  { "kvm", "guest_writes_to_moving_pages" });
+}
+
+static void not_marked_before_cleaned(void)
+{
+	MUST_FAIL(30, { "swap", "reclaim_after_collect" });
+}
+
 /* And that all is well again afterwards. */
 static void no_rule_broken_again(void)
 {
@@ -81,6 +196,14 @@ static const struct test_case cases[] = {
 	CASE_WITHIN(set_outside_folio_lock, 60),
 	CASE_WITHIN(protect_without_folio_locks, 60),
 	CASE_WITHIN(entry_left_dirty, 60),
+	CASE_WITHIN(holders_not_looked_for, 200),
+	CASE_WITHIN(punches_not_told, 200),
+	CASE_WITHIN(new_mappings_not_tracked, 200),
+	CASE_WITHIN(huge_entry_writable, 200),
+	CASE_WITHIN(hinting_fault_unseen, 200),
+	CASE_WITHIN(swapped_page_a_hole, 200),
+	CASE_WITHIN(not_protected, 200),
+	CASE_WITHIN(not_marked_before_cleaned, 200),
 	CASE_WITHIN(no_rule_broken_again, 60),
 };
 
