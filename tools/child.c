@@ -42,20 +42,13 @@ static void default_signals(void)
 
 static void run_vmm(char *const *argv, int control_fd, bool stdout_to_stderr)
 {
-	struct text path, error;
-	char **command;
+	struct text error;
 
 	default_signals();
 	if (stdout_to_stderr)
 		dup2(STDERR_FILENO, STDOUT_FILENO);
 	fcntl(control_fd, F_SETFD, 0);
-	command = NULL;
-	if (vm_qmp_path(getpid(), &path, &error))
-		command = command_on_migr(argv, path.s, control_fd, &error);
-	if (command) {
-		execvp(command[0], command);
-		text_set(&error, "cannot run %s: %s", command[0], strerror(errno));
-	}
+	vm_become(argv, control_fd, &error);
 	complain("%s", error.s);
 	_exit(127);
 }

@@ -122,8 +122,7 @@ static bool conflict(const char *opt, const char *value, bool incoming, struct t
 	return why;
 }
 
-/* Check the command; how much RAM it asks for. */
-static bool check(char *const *argv, bool incoming, uint64_t *bytes, struct text *error)
+bool command_check(char *const *argv, bool incoming, uint64_t *bytes, struct text *error)
 {
 	const char *opt, *value;
 
@@ -187,27 +186,23 @@ static void add_path(struct builder *b, const char *before, const char *path, co
 
 #define ADDED_MAX	16
 
-char **command_on_migr(char *const *argv, const char *qmp_path, int control_fd,
-		       struct text *error)
+char **command_on_migr(char *const *argv, int memory_fd, uint64_t bytes,
+		       const char *qmp_path, int control_fd)
 {
 	struct builder b = { 0 };
-	uint64_t bytes;
 	size_t count;
 
-	if (!check(argv, control_fd >= 0, &bytes, error))
-		return NULL;
 	for (count = 0; argv[count]; count++)
 		;
 	b.argv = calloc(count + ADDED_MAX + 1, sizeof(*b.argv));
-	if (!b.argv) {
-		text_set(error, "no memory");
+	if (!b.argv)
 		return NULL;
-	}
 	for (size_t i = 0; i < count; i++)
 		add(&b, "%s", argv[i]);
 	add(&b, "-object");
-	add(&b, "memory-backend-file,id=migr-ram,mem-path=" MIGR_DEVICE ",size=%llu,share=on",
-	    (unsigned long long)bytes);
+	/* Not the device, into which QEMU could punch no holes for a balloon. */
+	add(&b, "memory-backend-file,id=migr-ram,mem-path=/proc/self/fd/%d,size=%llu,share=on",
+	    memory_fd, (unsigned long long)bytes);
 	add(&b, "-machine");
 	add(&b, "memory-backend=migr-ram");
 	add(&b, "-qmp");
@@ -223,7 +218,6 @@ char **command_on_migr(char *const *argv, const char *qmp_path, int control_fd,
 	}
 	if (b.failed) {
 		command_free(b.argv);
-		text_set(error, "no memory");
 		return NULL;
 	}
 	return b.argv;

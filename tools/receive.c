@@ -151,17 +151,15 @@ int cmd_receive(int argc, char **argv)
 	struct arguments a = { 0 };
 	struct text error;
 	struct migr *m;
-	char **command;
+	uint64_t bytes;
 	int status;
 
 	status = parse(argc, argv, &a);
 	if (status >= 0)
 		return status;
 	/* Find fault with the command now, not when a VM arrives. */
-	command = command_on_migr(argv + optind, "/", 0, &error);
-	if (!command)
+	if (!command_check(argv + optind, true, &bytes, &error))
 		return complain("receive: %s", error.s);
-	command_free(command);
 	if (migr_open(&m) < 0)
 		status = complain("%s", m ? migr_error(m) : "no memory");
 	else

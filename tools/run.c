@@ -2,10 +2,8 @@
 /*
  * migr run: become the given QEMU, with its RAM on /dev/migr.
  */
-#include <errno.h>
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "tool.h"
 
@@ -19,9 +17,7 @@ static const char help[] =
 
 int cmd_run(int argc, char **argv)
 {
-	struct text path, error;
-	struct migr *m;
-	char **command;
+	struct text error;
 	int i = 1;
 
 	if (i < argc && !strcmp(argv[i], "--help")) {
@@ -34,20 +30,6 @@ int cmd_run(int argc, char **argv)
 		complain("run: which command? (see 'migr run --help')");
 		return EXIT_USAGE;
 	}
-	/* Better our sentence now than QEMU's later. */
-	if (migr_open(&m) < 0) {
-		complain("%s", m ? migr_error(m) : "no memory");
-		migr_close(m);
-		return EXIT_HERE;
-	}
-	migr_close(m);
-	if (!vm_qmp_path(getpid(), &path, &error))
-		return complain("%s", error.s);
-	command = command_on_migr(argv + i, path.s, -1, &error);
-	if (!command)
-		return complain("run: %s", error.s);
-	execvp(command[0], command);
-	complain("cannot run %s: %s", command[0], strerror(errno));
-	command_free(command);
-	return EXIT_HERE;
+	vm_become(argv + i, -1, &error);
+	return complain("run: %s", error.s);
 }

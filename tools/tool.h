@@ -62,14 +62,18 @@ void print_result(const struct migr_result *r, const char *vm, const char *sente
 bool memory_size(const char *value, uint64_t *bytes);
 
 /*
- * A copy of a QEMU command with its RAM on /dev/migr and a QMP socket at
- * qmp_path. control_fd, unless -1, is the connected socket of a second monitor,
- * and makes it a command that waits for a migration. NULL, and a sentence in
- * error, if the command cannot be taken as it is. The caller frees it with
- * command_free().
+ * Whether a QEMU command can be taken as it is, and how much RAM it asks for;
+ * if not, a sentence in error.
  */
-char **command_on_migr(char *const *argv, const char *qmp_path, int control_fd,
-		       struct text *error);
+bool command_check(char *const *argv, bool incoming, uint64_t *bytes, struct text *error);
+/*
+ * A copy of a checked QEMU command with its RAM in a region and a QMP socket at
+ * qmp_path. control_fd, unless -1, is the connected socket of a second monitor,
+ * and makes it a command that waits for a migration. NULL if there is no memory
+ * for it. The caller frees it with command_free().
+ */
+char **command_on_migr(char *const *argv, int memory_fd, uint64_t bytes,
+		       const char *qmp_path, int control_fd);
 void command_free(char **argv);
 
 /* What a command line says of the VM's name and QMP socket; "" if nothing. */
@@ -88,6 +92,11 @@ struct vm {
 	int nr_regions;
 };
 
+/*
+ * Become a QEMU command on a region of its own, waiting for a migration if it
+ * has a control_fd (else -1). Returns only to tell why it could not.
+ */
+void vm_become(char *const *argv, int control_fd, struct text *error);
 /* Make the folder of QMP sockets; the path of this process's one. */
 bool vm_qmp_path(pid_t pid, struct text *path, struct text *error);
 /* A VM by process or by QEMU's -name, with its regions taken. */

@@ -37,6 +37,46 @@ bool vm_qmp_path(pid_t pid, struct text *path, struct text *error)
 	return true;
 }
 
+/* A region that the program which we become inherits. */
+static int inherited_region(uint64_t bytes, struct text *error)
+{
+	struct migr *m;
+	int fd = -1;
+
+	if (migr_open(&m) == 0)
+		fd = migr_region_create(m, "ram", bytes);
+	if (fd < 0)
+		text_set(error, "%.500s", m ? migr_error(m) : "no memory");
+	else
+		fcntl(fd, F_SETFD, 0);
+	migr_close(m);
+	return fd;
+}
+
+void vm_become(char *const *argv, int control_fd, struct text *error)
+{
+	struct text path;
+	uint64_t bytes;
+	char **command;
+	int fd;
+
+	if (!command_check(argv, control_fd >= 0, &bytes, error) ||
+	    !vm_qmp_path(getpid(), &path, error))
+		return;
+	fd = inherited_region(bytes, error);
+	if (fd < 0)
+		return;
+	command = command_on_migr(argv, fd, bytes, path.s, control_fd);
+	if (command) {
+		execvp(command[0], command);
+		text_set(error, "cannot run %s: %s", command[0], strerror(errno));
+		command_free(command);
+	} else {
+		text_set(error, "no memory");
+	}
+	close(fd);
+}
+
 /* The command line of a process as an argv; free() frees all of it. */
 static char **read_argv(pid_t pid)
 {

@@ -41,7 +41,7 @@ static void test_memory_size(void **state)
 }
 
 #define WORDS(...)	((char *[]){ "qemu-system-x86_64", ##__VA_ARGS__, NULL })
-#define BACKEND(size)	"memory-backend-file,id=migr-ram,mem-path=/dev/migr,size=" size ",share=on"
+#define BACKEND(size)	"memory-backend-file,id=migr-ram,mem-path=/proc/self/fd/5,size=" size ",share=on"
 
 static bool has(char *const *argv, const char *option, const char *value)
 {
@@ -53,11 +53,11 @@ static bool has(char *const *argv, const char *option, const char *value)
 
 static void test_on_migr(void **state)
 {
-	struct text error;
 	char **c;
 
 	(void)state;
-	c = command_on_migr(WORDS("-m", "1G", "-machine", "q35"), "/run/migr/1,2.qmp", -1, &error);
+	c = command_on_migr(WORDS("-m", "1G", "-machine", "q35"), 5, 1 << 30, "/run/migr/1,2.qmp",
+			    -1);
 	assert_non_null(c);
 	assert_string_equal(c[0], "qemu-system-x86_64");
 	assert_true(has(c, "-m", "1G"));
@@ -68,48 +68,56 @@ static void test_on_migr(void **state)
 	assert_false(has(c, "-incoming", "defer"));
 	command_free(c);
 
-	/* The last -m counts; --m is -m. */
-	c = command_on_migr(WORDS("-m", "1G", "--m", "256"), "/q", 7, &error);
+	c = command_on_migr(WORDS("-m", "256"), 5, 256 << 20, "/q", 7);
 	assert_true(has(c, "-object", BACKEND("268435456")));
 	assert_true(has(c, "-incoming", "defer"));
 	assert_true(has(c, "-chardev", "socket,id=migr-control,fd=7"));
 	command_free(c);
-
-	c = command_on_migr(WORDS(), "/q", -1, &error);
-	assert_true(has(c, "-object", BACKEND("134217728")));
-	command_free(c);
 }
 
-static void refused(char *const *argv, int control_fd, const char *word)
+static void test_memory(void **state)
+{
+	struct text error;
+	uint64_t bytes;
+
+	(void)state;
+	/* The last -m counts; --m is -m. */
+	assert_true(command_check(WORDS("-m", "1G", "--m", "256"), true, &bytes, &error));
+	assert_int_equal(bytes, 256 << 20);
+	assert_true(command_check(WORDS(), false, &bytes, &error));
+	assert_int_equal(bytes, 128 << 20);
+}
+
+static void refused(char *const *argv, bool incoming, const char *word)
 {
 	struct text error = { "" };
+	uint64_t bytes;
 
-	assert_null(command_on_migr(argv, "/q", control_fd, &error));
+	assert_false(command_check(argv, incoming, &bytes, &error));
 	assert_non_null(strstr(error.s, word));
 }
 
 static void test_refused(void **state)
 {
 	struct text error;
-	char **c;
+	uint64_t bytes;
 
 	(void)state;
-	refused(WORDS("-object", "memory-backend-ram,id=x,size=1G"), -1, "memory backend of its own");
-	refused(WORDS("-object", "{\"qom-type\":\"memory-backend-memfd\"}"), -1, "memory backend");
-	refused(WORDS("-machine", "q35,memory-backend=x"), -1, "names a memory backend");
-	refused(WORDS("-M", "pc,memory-backend=x"), -1, "names a memory backend");
-	refused(WORDS("-mem-path", "/dev/hugepages"), -1, "-mem-path /dev/hugepages");
-	refused(WORDS("--mem-path", "/dev/hugepages"), -1, "places the RAM itself");
-	refused(WORDS("-numa", "node,memdev=x"), -1, "NUMA");
-	refused(WORDS("-m", "lots"), -1, "-m lots");
-	refused(WORDS("-m"), -1, "not a memory size");
-	refused(WORDS("-incoming", "defer"), 7, "itself");
-	refused(WORDS("-daemonize"), 7, "looks after");
-	refused((char *[]){ "-m", "5", NULL }, -1, "begin with the program");
-	refused((char *[]){ NULL }, -1, "begin with the program");
-	c = command_on_migr(WORDS("-daemonize", "-object", "rng-random,id=r"), "/q", -1, &error);
-	assert_non_null(c);
-	command_free(c);
+	refused(WORDS("-object", "memory-backend-ram,id=x,size=1G"), false, "memory backend of its own");
+	refused(WORDS("-object", "{\"qom-type\":\"memory-backend-memfd\"}"), false, "memory backend");
+	refused(WORDS("-machine", "q35,memory-backend=x"), false, "names a memory backend");
+	refused(WORDS("-M", "pc,memory-backend=x"), false, "names a memory backend");
+	refused(WORDS("-mem-path", "/dev/hugepages"), false, "-mem-path /dev/hugepages");
+	refused(WORDS("--mem-path", "/dev/hugepages"), false, "places the RAM itself");
+	refused(WORDS("-numa", "node,memdev=x"), false, "NUMA");
+	refused(WORDS("-m", "lots"), false, "-m lots");
+	refused(WORDS("-m"), false, "not a memory size");
+	refused(WORDS("-incoming", "defer"), true, "itself");
+	refused(WORDS("-daemonize"), true, "looks after");
+	refused((char *[]){ "-m", "5", NULL }, false, "begin with the program");
+	refused((char *[]){ NULL }, false, "begin with the program");
+	assert_true(command_check(WORDS("-daemonize", "-object", "rng-random,id=r"), false, &bytes,
+				  &error));
 }
 
 static void test_read(void **state)
@@ -150,6 +158,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_memory_size),
 		cmocka_unit_test(test_on_migr),
+		cmocka_unit_test(test_memory),
 		cmocka_unit_test(test_refused),
 		cmocka_unit_test(test_read),
 	};
