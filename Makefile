@@ -189,11 +189,15 @@ $B/guest/guest-work: selftests/guest/guest-work.c
 	$(call say,CC,$@)
 	$(Q)$(CC) $(CFLAGS) -static -o $@ $<
 
-$B/guest/initrd: $B/guest/guest-work selftests/guest/init
+# Its devices' drivers are of its kernel.
+$B/guest/initrd: $B/guest/guest-work selftests/guest/init selftests/vm/modules \
+		$(CACHE)/kernels/6.12/release
 	$(call say,CPIO,$@)
 	$(Q)rm -rf $B/guest/root && mkdir -p $B/guest/root/bin $B/guest/root/dev \
 		$B/guest/root/proc $B/guest/root/sys
 	$(Q)cp /bin/busybox $< $B/guest/root/bin/
+	$(Q)selftests/vm/modules $(CACHE)/kernels/6.12 $B/guest/root/modules \
+		virtio_blk virtio_balloon
 	$(Q)cp selftests/guest/init $B/guest/root/init
 	$(Q)cd $B/guest/root && find . | cpio --quiet -o -H newc -R 0:0 > ../initrd
 	$(Q)rm -r $B/guest/root

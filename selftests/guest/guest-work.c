@@ -8,13 +8,18 @@
  *   migr.fill=SIZE   bytes to fill, with K, M or G (default 64M)
  *   migr.rate=N      pages to rewrite in a second (default 1000; 0: at full speed)
  *   migr.check=N     pages to check in a second (default 20000; 0: at full speed)
+ *   migr.disk=DEVICE fill it as well, and read it into memory that is checked
  *   migr.idle        neither: only say once a second that time goes by
  *
  * A page's content follows from its number and its generation, which grows
  * with every rewriting. The generation stands in the page and, apart from it,
  * in a table: a page that went back in time, is torn, or is somebody else's
  * is an error. One thread does it all, so nothing else can be the cause.
+ *
+ * A disk has such pages too. They are read directly into slots, which nothing
+ * else writes, and every slot is checked as often as the other pages.
  */
+#define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -30,6 +35,11 @@
 #define PAGE_BYTES	4096UL
 #define PAGE_WORDS	(PAGE_BYTES / sizeof(uint64_t))
 #define NSEC_PER_SEC	UINT64_C(1000000000)
+#define SLOTS		2048UL
+/* Pages that one read of the disk is for. */
+#define READ_PAGES	16UL
+/* Of what is on the disk: no page that is rewritten gets so far. */
+#define DISK_GENERATION	UINT32_MAX
 /* Errors reported one by one; after that they are only counted. */
 #define ERRORS_SHOWN	20
 
@@ -43,13 +53,18 @@ struct options {
 	uint64_t fill;
 	uint64_t rate;
 	uint64_t check;
+	const char *disk;
 	bool idle;
 };
 
 static struct page *pages;
 static uint32_t *generations;
 static uint64_t nr_pages;
-static uint64_t writes, checks, sweeps, errors;
+static struct page *slots;
+static uint64_t *slot_pages;	/* which page of the disk each has */
+static uint64_t nr_slots, nr_disk_pages;
+static int disk;
+static uint64_t writes, reads, checks, sweeps, errors;
 
 static uint64_t now(void)
 {
@@ -84,11 +99,9 @@ static uint64_t page_seed(uint64_t number, uint32_t generation)
 	return mix(&state);
 }
 
-static void write_page(uint64_t number)
+static void fill_page(struct page *page, uint64_t number, uint32_t generation)
 {
-	uint32_t generation = ++generations[number];
 	uint64_t seed = page_seed(number, generation);
-	struct page *page = &pages[number];
 	size_t i;
 
 	page->number = number;
@@ -97,26 +110,55 @@ static void write_page(uint64_t number)
 		page->data[i] = mix(&seed);
 }
 
-static void check_page(uint64_t number)
+static bool page_is(const struct page *page, uint64_t number, uint32_t generation)
 {
-	uint32_t generation = generations[number];
 	uint64_t seed = page_seed(number, generation);
-	const struct page *page = &pages[number];
 	uint64_t wrong = 0;
 	size_t i;
 
 	for (i = 0; i < PAGE_WORDS - 2; i++)
 		wrong += page->data[i] != mix(&seed);
 	if (page->number == number && page->generation == generation && !wrong)
-		return;
-
+		return true;
 	if (errors++ < ERRORS_SHOWN)
 		printf("guest: error: page %" PRIu64 " generation %" PRIu32
 		       ": found page %" PRIu64 " generation %" PRIu64
 		       ", %" PRIu64 " words wrong\n", number, generation,
 		       page->number, page->generation, wrong);
+	return false;
+}
+
+static void write_page(uint64_t number)
+{
+	fill_page(&pages[number], number, ++generations[number]);
+}
+
+static void check_page(uint64_t number)
+{
 	/* One fault is to be one error, not one each sweep. */
-	write_page(number);
+	if (!page_is(&pages[number], number, generations[number]))
+		write_page(number);
+}
+
+/* Into the slots from this one on. */
+static void read_disk(uint64_t slot, uint64_t number)
+{
+	uint64_t i;
+
+	if (pread(disk, &slots[slot], READ_PAGES * PAGE_BYTES, number * PAGE_BYTES) !=
+	    (ssize_t)(READ_PAGES * PAGE_BYTES))
+		die("pread");
+	for (i = 0; i < READ_PAGES; i++)
+		slot_pages[slot + i] = number + i;
+	reads++;
+}
+
+static void check_slot(uint64_t slot)
+{
+	uint64_t first = slot / READ_PAGES * READ_PAGES;
+
+	if (!page_is(&slots[slot], slot_pages[slot], DISK_GENERATION))
+		read_disk(first, slot_pages[first]);
 }
 
 static uint64_t size_value(const char *text)
@@ -162,6 +204,8 @@ static void read_options(struct options *options)
 			options->rate = size_value(word + 10);
 		else if (!strncmp(word, "migr.check=", 11))
 			options->check = size_value(word + 11);
+		else if (!strncmp(word, "migr.disk=", 10))
+			options->disk = word + 10;
 		else if (!strcmp(word, "migr.idle"))
 			options->idle = true;
 	}
@@ -197,11 +241,37 @@ static void fill(uint64_t bytes)
 	       (now() - begin) / 1000000);
 }
 
+static void fill_disk(const char *path)
+{
+	uint64_t begin = now();
+	off_t size;
+	uint64_t i, n;
+
+	disk = open(path, O_RDWR | O_DIRECT);
+	size = disk < 0 ? -1 : lseek(disk, 0, SEEK_END);
+	if (size < (off_t)(READ_PAGES * PAGE_BYTES))
+		die(path);
+	nr_disk_pages = size / PAGE_BYTES;
+	slots = allocate(SLOTS * PAGE_BYTES);
+	slot_pages = allocate(SLOTS * sizeof(*slot_pages));
+	for (i = 0; i + READ_PAGES <= nr_disk_pages; i += READ_PAGES) {
+		for (n = 0; n < READ_PAGES; n++)
+			fill_page(&slots[n], i + n, DISK_GENERATION);
+		if (pwrite(disk, slots, READ_PAGES * PAGE_BYTES, i * PAGE_BYTES) !=
+		    (ssize_t)(READ_PAGES * PAGE_BYTES))
+			die("pwrite");
+	}
+	for (nr_slots = 0; nr_slots < SLOTS; nr_slots += READ_PAGES)
+		read_disk(nr_slots, nr_slots % (nr_disk_pages - READ_PAGES));
+	printf("guest: disk pages=%" PRIu64 " ms=%" PRIu64 "\n", nr_disk_pages,
+	       (now() - begin) / 1000000);
+}
+
 static void heartbeat(void)
 {
-	printf("guest: up=%" PRIu64 " writes=%" PRIu64 " checks=%" PRIu64
+	printf("guest: up=%" PRIu64 " writes=%" PRIu64 " reads=%" PRIu64 " checks=%" PRIu64
 	       " sweeps=%" PRIu64 " errors=%" PRIu64 "\n",
-	       now() / NSEC_PER_SEC, writes, checks, sweeps, errors);
+	       now() / NSEC_PER_SEC, writes, reads, checks, sweeps, errors);
 }
 
 /*
@@ -233,13 +303,20 @@ static void work(const struct options *options)
 		uint64_t to_check = due(options->check, time - last, &check_credit);
 
 		last = time;
-		if (!to_write && !to_check)
+		/* A disk is read all the time, and waited for. */
+		if (nr_slots)
+			read_disk(mix(&random) % (nr_slots / READ_PAGES) * READ_PAGES,
+				  mix(&random) % (nr_disk_pages - READ_PAGES));
+		else if (!to_write && !to_check)
 			nanosleep(&tick, NULL);
 		for (; to_write; to_write--, writes++)
 			write_page(mix(&random) % nr_pages);
 		for (; to_check; to_check--, checks++) {
-			check_page(cursor);
-			if (++cursor == nr_pages) {
+			if (cursor < nr_pages)
+				check_page(cursor);
+			else
+				check_slot(cursor - nr_pages);
+			if (++cursor == nr_pages + nr_slots) {
 				cursor = 0;
 				sweeps++;
 			}
@@ -264,6 +341,8 @@ int main(void)
 	read_options(&options);
 	printf("guest: started\n");
 	if (!options.idle) {
+		if (options.disk)
+			fill_disk(options.disk);
 		fill(options.fill);
 		work(&options);
 	}

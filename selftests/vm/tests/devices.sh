@@ -1,0 +1,140 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0-only
+#
+# A guest with two CPUs moves while its devices are at work on its memory: a
+# disk is read directly into it, a balloon takes pages and gives them back, and
+# free pages are reported. The disk is slow, so that reads are in flight in each
+# pass, and one for both sides: the guest moves within its host, and back.
+
+set -u
+
+here=$(cd "$(dirname "$0")/.." && pwd -P)
+top=$(cd "$here/../.." && pwd -P)
+self=$here/tests/$(basename "$0")
+migr=$top/build/bin/migr
+
+# shellcheck source=selftests/vm/guest.bash
+. "$here/guest.bash"
+
+disk=/dev/dm-0
+
+# Memory, whose reads take 5 ms.
+make_disk() {
+	modprobe brd rd_nr=1 rd_size=16384 && modprobe dm-delay &&
+	DM_DISABLE_UDEV=1 dmsetup create slow --table \
+		"0 $(blockdev --getsz /dev/ram0) delay /dev/ram0 0 5 /dev/ram0 0 0" &&
+	"$here/await" $disk 10
+}
+
+# The guest, with a monitor of its own. Arguments: a name for this leg of its
+# journey, how its disk is read.
+leg_command() {
+	guest_command traveller "$MIGR_OUT/console.$1" 256M \
+		migr.fill=40M migr.rate=300 migr.disk=/dev/vda migr.drivers migr.churn
+	mkfifo "/run/monitor.$1.in" "/run/monitor.$1.out"
+	guest+=(-smp 2
+		-drive "if=none,id=disk,file=$disk,format=raw,cache=none,aio=$2"
+		-device virtio-blk-pci,drive=disk
+		-device virtio-balloon-pci,free-page-reporting=on
+		-chardev "pipe,id=monitor,path=/run/monitor.$1" -mon chardev=monitor,mode=control
+		-D "$MIGR_OUT/discards.$1" -trace ram_block_discard_range)
+}
+
+# How many pieces of that many bytes, a pattern, have been given up.
+discards() {
+	grep -acE "\+ 0x($2): .*ret: 0" "$MIGR_OUT/discards.$1"
+}
+
+# Opened for both, so that it does not wait for a QEMU that is gone.
+monitor() {
+	echo "$2" 1<> "/run/monitor.$1.in"
+}
+
+# The balloon grows and shrinks as long as a process runs. Arguments: the process,
+# the leg the guest is on.
+balloon_while() {
+	local size=176
+
+	monitor "$2" '{"execute": "qmp_capabilities"}'
+	while kill -0 "$1" 2>/dev/null; do
+		monitor "$2" "{\"execute\": \"balloon\", \"arguments\": {\"value\": $((size << 20))}}"
+		size=$((432 - size))
+		sleep 1
+	done
+}
+
+# Arguments: the leg it is on, its process, the next leg, how the disk is read there.
+move() {
+	local from=$1 pid=$2 to=$3 aio=$4 before status
+
+	leg_command "$to" "$aio"
+	"$migr" receive --once --listen 127.0.0.1 -- "${guest[@]}" > "$MIGR_OUT/receive.$to" 2>&1 &
+	receive=$!
+	await_line "$MIGR_OUT/receive.$to" '^waiting' 60 || return 1
+	before=$(discards "$from" 1000)
+	# Several passes, however short the pause would be.
+	"$migr" send --json --verify --downtime-limit 1 --pass-limit 10 "$pid" 127.0.0.1 \
+		> "$MIGR_OUT/send.$to" &
+	send=$!
+	balloon_while $send "$from"
+	wait $send
+	status=$?
+	echo "# $(json_field "$MIGR_OUT/send.$to" result passes) passes," \
+		"$(($(discards "$from" 1000) - before)) pages for the balloon meanwhile," \
+		"$(discards "$from" '[2-8]00000') reported ranges"
+	if [ $status -ne 0 ] ||
+	   [ "$(json_field "$MIGR_OUT/send.$to" result ram_identical)" != true ]; then
+		tail -n 1 "$MIGR_OUT/send.$to"
+		return 1
+	fi
+	wait $receive || { cat "$MIGR_OUT/receive.$to"; return 1; }
+	[ "$(discards "$from" 1000)" -gt "$before" ] || { echo "# the balloon took nothing"; return 1; }
+	if grep -aqE 'ret: -' "$MIGR_OUT/discards.$from"; then
+		echo "# not given up: $(grep -aE -m 1 'ret: -' "$MIGR_OUT/discards.$from")"
+		return 1
+	fi
+	guest_is_well "$MIGR_OUT/console.$to" 120
+}
+
+result() {
+	if [ "$2" -eq 0 ]; then
+		echo "ok $1 $3"
+	else
+		echo "not ok $1 $3"
+		return 1
+	fi
+}
+
+host() {
+	local n=$1
+
+	make_disk || return 1
+	leg_command start native
+	boot_guest "$MIGR_OUT/console.start" "$MIGR_OUT/qemu" || return 1
+	guest_is_well "$MIGR_OUT/console.start" 90 || return 1
+	move start "$vm" there io_uring
+	result $((n + 1)) $? "with a disk read by aio=native, a balloon and free page reporting" ||
+		return 1
+	wait "$vm"
+	# The only one on this host.
+	move there "$(pgrep -x qemu-system-x86)" back native
+	result $((n + 2)) $? "with a disk read by aio=io_uring, a balloon and free page reporting"
+}
+
+case ${1:-} in
+host)	host "$2"; exit ;;
+esac
+
+echo "KTAP version 1"
+echo "1..4"
+n=0
+for kernel in 6.1 6.12; do
+	out=$top/build/check/devices-$kernel
+	rm -rf "$out"
+	mkdir -p "$out"
+	echo "# Linux $kernel"
+	"$here/run" --kernel $kernel --memory 2G --timeout 400 --no-tty --out "$out" \
+		--console "$out/console" -- "$self" host $n ||
+		echo "Bail out! the host with Linux $kernel failed"
+	n=$((n + 2))
+done
