@@ -12,9 +12,10 @@
 #include <linux/mm.h>
 #include <linux/moduleparam.h>
 #include <linux/pagemap.h>
-#include <linux/pagevec.h>
+#include <linux/rmap.h>
 #include <linux/slab.h>
 #include <linux/uaccess.h>
+#include <linux/xarray.h>
 
 #include "compat.h"
 #include "device.h"
@@ -24,9 +25,11 @@
 #include "trace.h"
 
 /* Protecting a few clean pages costs less than another walk of the tables. */
-#define PROTECT_GAP		16
-/* Rounds in which a run of pages must come to rest, see protect_run(). */
-#define PROTECT_ROUNDS		4
+#define PROTECT_GAP		64
+/* So many pages are protected faster one by one than as a range. */
+#define PROTECT_SINGLY		8
+/* The most that FETCH skips before it looks for signals: 256 KiB of bitmap. */
+#define CLEAN_CHUNKS		4096
 
 #ifdef MIGR_TEST
 unsigned int migr_break_rule;
@@ -47,10 +50,8 @@ static void mark_chunk(struct migr_tracker *tracker, unsigned long chunk)
 
 static void mark_page(struct migr_tracker *tracker, pgoff_t page)
 {
-	if (!test_and_set_bit(page, tracker->dirty)) {
-		atomic_long_inc(&tracker->nr_dirty);
-		atomic_long_inc(&tracker->nr_dirtied);
-	}
+	if (!test_and_set_bit(page, tracker->dirty))
+		percpu_counter_inc(&tracker->nr_dirtied);
 	/* Who set the page's bit before us may not have come this far yet. */
 	mark_chunk(tracker, chunk_of(page));
 }
@@ -63,8 +64,7 @@ static unsigned int mark_word(struct migr_tracker *tracker, pgoff_t page,
 	unsigned long old = atomic_long_fetch_or(mask, (atomic_long_t *)word);
 	unsigned int set = hweight_long(mask & ~old);
 
-	atomic_long_add(set, &tracker->nr_dirty);
-	atomic_long_add(set, &tracker->nr_dirtied);
+	percpu_counter_add(&tracker->nr_dirtied, set);
 	mark_chunk(tracker, chunk_of(page));
 	return set;
 }
@@ -81,6 +81,11 @@ void migr_tracker_set(struct migr_tracker *tracker, pgoff_t first, pgoff_t nr)
 {
 	pgoff_t end = first + nr;
 
+	/* What nearly every fault asks for. */
+	if (nr == 1) {
+		mark_page(tracker, first);
+		return;
+	}
 	while (first < end) {
 		unsigned long mask = BITMAP_FIRST_WORD_MASK(first);
 
@@ -112,6 +117,30 @@ u64 migr_tracker_merge(struct migr_tracker *tracker, pgoff_t first,
 		if (bitmap[i])
 			set += mark_word(tracker, first, bitmap[i]);
 	return set;
+}
+
+/**
+ * migr_tracker_nr_dirtied() - how often a page became dirty
+ * @tracker: the tracker
+ */
+u64 migr_tracker_nr_dirtied(struct migr_tracker *tracker)
+{
+	return percpu_counter_sum(&tracker->nr_dirtied);
+}
+
+/**
+ * migr_tracker_nr_dirty() - how many pages are dirty
+ * @tracker: the tracker
+ *
+ * Some pages off while others set and fetch bits: a fetch may count a page
+ * before its writer has.
+ */
+u64 migr_tracker_nr_dirty(struct migr_tracker *tracker)
+{
+	s64 nr = tracker->region->nr_pages + migr_tracker_nr_dirtied(tracker) -
+		 atomic64_read(&tracker->nr_fetched);
+
+	return max(nr, 0LL);
 }
 
 /**
@@ -183,7 +212,7 @@ static void fetch_bits(struct migr_tracker *tracker, pgoff_t first,
 			batch->dirty[i] = xchg(&src[i], 0);
 	}
 	batch->nr_dirty = bitmap_weight(batch->dirty, MIGR_CHUNK_PAGES);
-	atomic_long_sub(batch->nr_dirty, &tracker->nr_dirty);
+	atomic64_add(batch->nr_dirty, &tracker->nr_fetched);
 }
 
 static void unfetch_bits(struct migr_tracker *tracker,
@@ -197,219 +226,227 @@ static void unfetch_bits(struct migr_tracker *tracker,
 
 /*
  * The next folio of a batch from *@pos on, which moves past it; NULL at the end.
- * @first: out, its first entry; @nr: out, how many it has. They follow each
- * other but for pages that are not dirty.
+ * Its pages follow each other but for those that are not dirty.
  */
 static struct folio *batch_next(const struct migr_batch *batch,
-				unsigned int *pos, unsigned int *first,
-				unsigned int *nr)
+				unsigned int *pos)
 {
-	struct folio *folio = NULL;
-
-	for (*nr = 0; *pos < MIGR_CHUNK_PAGES; (*pos)++) {
-		struct page *page = batch->pages[*pos];
-
-		if (!page)
-			continue;
-		if (!folio) {
-			folio = page_folio(page);
-			*first = *pos;
-		} else if (page_folio(page) != folio) {
-			break;
-		}
-		(*nr)++;
-	}
-	return folio;
-}
-
-/* Enter the pages of a locked folio that are dirty; takes references. */
-static bool batch_add_folio(struct migr_batch *batch, struct folio *folio)
-{
-	pgoff_t last = batch->first + MIGR_CHUNK_PAGES - 1;
-	pgoff_t from = max(folio->index, batch->first);
-	pgoff_t to = min(folio->index + folio_nr_pages(folio) - 1, last);
-	unsigned long i;
-	bool added = false;
-
-	if (to < from)
-		return false;
-	for (i = from - batch->first; i <= to - batch->first; i++) {
-		if (!test_bit(i, batch->dirty))
-			continue;
-		folio_get(folio);
-		batch->pages[i] = folio_page(folio,
-					     batch->first + i - folio->index);
-		added = true;
-	}
-	return added;
-}
-
-/* The first dirty page in a folio, or one past the chunk if there is none. */
-static pgoff_t batch_wants(const struct migr_batch *batch, struct folio *folio)
-{
-	unsigned long from = max(folio->index, batch->first) - batch->first;
-	unsigned long to = folio->index + folio_nr_pages(folio) - batch->first;
-	unsigned long bit;
-
-	to = min_t(unsigned long, to, MIGR_CHUNK_PAGES);
-	bit = find_next_bit(batch->dirty, to, from);
-	return batch->first + (bit < to ? bit : MIGR_CHUNK_PAGES);
-}
-
-static void batch_unlock(struct migr_batch *batch)
-{
-	unsigned int pos = 0, first, nr;
 	struct folio *folio;
+	unsigned int i;
 
-	while ((folio = batch_next(batch, &pos, &first, &nr)))
-		folio_unlock(folio);
+	for (i = *pos; i < MIGR_CHUNK_PAGES; i++) {
+		i = find_next_bit(batch->dirty, MIGR_CHUNK_PAGES, i);
+		if (i == MIGR_CHUNK_PAGES)
+			break;
+		if (!batch->pages[i])
+			continue;
+		folio = page_folio(batch->pages[i]);
+		*pos = min_t(pgoff_t, folio_next_index(folio) - batch->first,
+			     MIGR_CHUNK_PAGES);
+		return folio;
+	}
+	return NULL;
 }
 
 /*
- * Lock a folio found by a lookup, or what has taken its place since; NULL if
- * nothing has. Takes a reference.
+ * What the page cache has at @index. One after the last it is a step, else a
+ * descent of the tree, which an entry of a folio with several needs as well.
  */
-static struct folio *lock_current(struct address_space *mapping,
-				  struct folio *folio, pgoff_t index)
+static void *cache_entry(struct xa_state *xas, pgoff_t index)
 {
-	if (!RULE_BROKEN(2)) {
-		if (migr_may_fail(folio_lock_killable(folio), -EINTR))
-			return ERR_PTR(-EINTR);
-		if (folio->mapping != mapping) {
-			folio_unlock(folio);
-			return migr_lock_folio(mapping, index);
-		}
+	void *entry;
+
+	if (xas_valid(xas) && xas->xa_index + 1 == index) {
+		entry = xas_next(xas);
+		if (!xa_is_internal(entry))
+			return entry;
 	}
+	xas_set(xas, index);
+	return xas_load(xas);
+}
+
+/*
+ * Wait for the lock of a folio, or of what has taken its place; NULL if
+ * nothing has. Drops the tree's lock meanwhile.
+ */
+static struct folio *wait_lock(struct xa_state *xas, struct folio *folio,
+			       struct address_space *mapping, pgoff_t index)
+{
+	struct folio *locked = folio;
+
 	folio_get(folio);
-	return folio;
+	xas_unlock_irq(xas);
+	if (migr_may_fail(folio_lock_killable(folio), -EINTR)) {
+		locked = ERR_PTR(-EINTR);
+	} else if (folio->mapping != mapping) {
+		folio_unlock(folio);
+		locked = migr_lock_folio(mapping, index);
+		/* Now that it is locked the page cache keeps it. */
+		if (locked)
+			folio_put(locked);
+	}
+	folio_put(folio);
+	xas_set(xas, index);
+	xas_lock_irq(xas);
+	return locked;
 }
 
 /*
  * Rules 2b and 2c: look the folios of the dirty pages up and lock them in
  * ascending order. What is a hole now is zero, and what is swapped out has no
- * page table entry: a later write to either sets the bit again.
+ * page table entry: a later write to either sets the bit again. The same goes
+ * for memory that was allocated ahead: it is cleared when it is first used.
+ *
+ * A folio found under the tree's lock and locked before that is dropped
+ * cannot leave the page cache, so it needs no reference. It is marked as having
+ * data, before rule 3 erases what else may say so.
  */
-static int lock_folios(struct migr_tracker *tracker, struct migr_batch *batch)
+static int lock_folios(struct migr_tracker *tracker, struct migr_batch *batch,
+		       bool *any_large)
 {
 	struct address_space *mapping = tracker->region->mapping;
-	unsigned long from, to;
-	struct folio_batch fbatch;
-	pgoff_t index, end;
+	XA_STATE(xas, &mapping->i_pages, batch->first);
+	struct folio *folio = NULL;
+	pgoff_t end = 0;
+	unsigned int i;
 	int ret = 0;
 
-	from = find_first_bit(batch->dirty, MIGR_CHUNK_PAGES);
-	to = find_last_bit(batch->dirty, MIGR_CHUNK_PAGES);
-	index = batch->first + from;
-	end = batch->first + to;
-	folio_batch_init(&fbatch);
-	while (!ret && filemap_get_folios(mapping, &index, end, &fbatch)) {
-		unsigned int i;
+	*any_large = false;
+	xas_lock_irq(&xas);
+	for_each_set_bit(i, batch->dirty, MIGR_CHUNK_PAGES) {
+		pgoff_t index = batch->first + i;
 
-		for (i = 0; i < folio_batch_count(&fbatch) && !ret; i++) {
-			struct folio *folio = fbatch.folios[i];
-			pgoff_t at = batch_wants(batch, folio);
-
-			/* The latter: a large folio took several's place. */
-			if (at - batch->first == MIGR_CHUNK_PAGES ||
-			    batch->pages[at - batch->first])
+		batch->pages[i] = NULL;
+		if (ret)
+			continue;
+		if (index >= end) {
+			folio = cache_entry(&xas, index);
+			if (!folio || xa_is_value(folio))
 				continue;
-			folio = lock_current(mapping, folio, at);
-			if (IS_ERR(folio)) {
+			if (RULE_BROKEN(2))
+				folio_get(folio);
+			else if (!migr_may_fail(folio_trylock(folio), false))
+				folio = wait_lock(&xas, folio, mapping, index);
+			if (IS_ERR(folio))
 				ret = PTR_ERR(folio);
-			} else if (folio) {
-				if (!batch_add_folio(batch, folio) &&
-				    !RULE_BROKEN(2))
-					folio_unlock(folio);
-				folio_put(folio);
+			if (IS_ERR_OR_NULL(folio))
+				continue;
+			if (!folio_test_uptodate(folio) && !RULE_BROKEN(2)) {
+				folio_unlock(folio);
+				continue;
+			}
+			if (!folio_test_dirty(folio) && !RULE_BROKEN(30))
+				folio_mark_dirty(folio);
+			if (folio_test_large(folio)) {
+				end = folio_next_index(folio);
+				*any_large = true;
 			}
 		}
-		folio_batch_release(&fbatch);
-		cond_resched();
+		batch->pages[i] = folio_page(folio, index - folio->index);
 	}
+	xas_unlock_irq(&xas);
 	return ret;
 }
 
 /*
- * Rules 2d and 3: make every page table entry of a run read-only and clean.
+ * Rules 2d and 3: make every page table entry of a range read-only and clean.
  *
  * The kernel offers the two only one after the other, and a dirty entry that
  * is read-only can be made writable meanwhile by mprotect() or a NUMA hinting
  * fault, and a writable one dirty by its CPU. An entry that is both read-only
- * and clean stays so while we hold the folio's lock. When one round of "make
- * read-only" and the following "make clean" changed nothing, every entry was
- * both in between. A run that does not come to rest is left to be collected
- * again.
+ * and clean stays so while we hold the folio's lock. Who was not dirty again
+ * at the second cleaning was clean all the time since the first, and so was
+ * both when it was made read-only in between. The others are left to be
+ * collected again.
  *
  * Each call flushes the TLB of what it changed, and has KVM drop its own
- * mappings of the run, before it returns.
+ * mappings of the range, before it returns.
  */
-static bool protect_run(struct address_space *mapping, pgoff_t first,
-			unsigned int nr)
+static void protect_range(struct migr_tracker *tracker, pgoff_t first,
+			  unsigned int nr)
 {
+	struct address_space *mapping = tracker->region->mapping;
 	DECLARE_BITMAP(cleaned, MIGR_CHUNK_PAGES) = {};
-	unsigned long changed;
-	unsigned int round;
+	pgoff_t start = 0, end = 0;
+	unsigned int i;
 
-	if (RULE_BROKEN(20))
-		return true;
-	for (round = 0; round < PROTECT_ROUNDS; round++) {
-		pgoff_t start = 0, end = 0;
-
-		changed = wp_shared_mapping_range(mapping, first, nr);
-		if (RULE_BROKEN(3))
-			return true;
-		changed += clean_record_shared_mapping_range(mapping, first, nr,
-							     first, cleaned,
-							     &start, &end);
-		if (!changed)
-			return true;
+	if (RULE_BROKEN(3)) {
+		wp_shared_mapping_range(mapping, first, nr);
+		return;
 	}
-	return false;
+	clean_record_shared_mapping_range(mapping, first, nr, first, cleaned,
+					  &start, &end);
+	wp_shared_mapping_range(mapping, first, nr);
+	bitmap_zero(cleaned, MIGR_CHUNK_PAGES);
+	start = 0;
+	end = 0;
+	if (!clean_record_shared_mapping_range(mapping, first, nr, first,
+					       cleaned, &start, &end))
+		return;
+	for_each_set_bit(i, cleaned, MIGR_CHUNK_PAGES)
+		mark_page(tracker, first + i);
+}
+
+/* The same for pages that are few: both at once, but a walk for each folio. */
+static void protect_singly(const struct migr_batch *batch, unsigned int from,
+			   unsigned int to)
+{
+	struct folio *folio;
+
+	while ((folio = batch_next(batch, &from)) && folio->index <
+	       batch->first + to)
+		folio_mkclean(folio);
+}
+
+/*
+ * Rule 7: nothing else protects huge entries. Unmapped, the chunk comes back by
+ * small ones.
+ */
+static void unmap_huge(struct address_space *mapping,
+		       const struct migr_batch *batch)
+{
+	unsigned int pos = 0;
+	struct folio *folio;
+
+	while ((folio = batch_next(batch, &pos)))
+		if (folio_test_large(folio) && folio_entire_mapcount(folio))
+			unmap_mapping_pages(mapping, folio->index,
+					    folio_nr_pages(folio), false);
 }
 
 static void protect(struct migr_tracker *tracker, struct migr_batch *batch)
 {
-	struct address_space *mapping = tracker->region->mapping;
-	unsigned int pos = 0, first, i, nr, next, from, to;
-	struct folio *folio;
+	/* folio_mkclean() obeys these rules whatever we do. */
+	bool broken = RULE_BROKEN(2) || RULE_BROKEN(3);
+	unsigned int nr, next, from, to;
 
-	while ((folio = batch_next(batch, &pos, &first, &nr))) {
-		/* The entry's dirty bit may be all that says there is data. */
-		if (!RULE_BROKEN(30))
-			folio_mark_dirty(folio);
-		/*
-		 * Rule 7: the calls below leave huge entries alone. Unmapped,
-		 * the chunk comes back by small ones.
-		 */
-		if (folio_test_large(folio) && folio_entire_mapcount(folio))
-			unmap_mapping_pages(mapping, folio->index,
-					    folio_nr_pages(folio), false);
-	}
-
+	if (RULE_BROKEN(20))
+		return;
 	from = find_first_bit(batch->dirty, MIGR_CHUNK_PAGES);
 	while (from < MIGR_CHUNK_PAGES) {
-		to = find_next_zero_bit(batch->dirty, MIGR_CHUNK_PAGES, from);
-		next = find_next_bit(batch->dirty, MIGR_CHUNK_PAGES, to);
-		while (next < MIGR_CHUNK_PAGES && next - to <= PROTECT_GAP) {
+		next = from;
+		nr = 0;
+		do {
 			to = find_next_zero_bit(batch->dirty, MIGR_CHUNK_PAGES,
 						next);
+			nr += to - next;
 			next = find_next_bit(batch->dirty, MIGR_CHUNK_PAGES,
 					     to);
-		}
-		if (!protect_run(mapping, batch->first + from, to - from))
-			for (i = from; i < to; i++)
-				if (test_bit(i, batch->dirty))
-					mark_page(tracker, batch->first + i);
+		} while (next < MIGR_CHUNK_PAGES && next - to <= PROTECT_GAP);
+		if (nr > PROTECT_SINGLY || broken)
+			protect_range(tracker, batch->first + from, to - from);
+		else
+			protect_singly(batch, from, to);
 		from = next;
 	}
 }
 
 /*
- * Rule 4: who holds a reference that is not a mapping's, the page cache's or
- * ours may be about to write through it. Pins are told from references since
+ * Rule 4: who holds a reference that is not a mapping's or the page cache's
+ * may be about to write through it. Pins are told from references since
  * they are many at once; a direct read into guest memory takes either.
  */
-static bool folio_is_busy(struct folio *folio, unsigned int ours)
+static bool folio_is_busy(struct folio *folio)
 {
 	int mapcount = migr_folio_mapcount(folio);
 	int refs;
@@ -422,26 +459,39 @@ static bool folio_is_busy(struct folio *folio, unsigned int ours)
 	smp_rmb();	/* as above */
 	if (migr_folio_mapcount(folio) != mapcount)
 		return true;
-	return refs > mapcount + folio_nr_pages(folio) + ours;
+	return refs > mapcount + folio_nr_pages(folio);
 }
 
-static void check_busy(struct migr_tracker *tracker, bool quiesced,
-		       struct migr_batch *batch)
+/*
+ * Unlock the folios of a batch: after a collect, look for other holders first,
+ * and take the references of who is going to read the pages.
+ */
+static void unlock_folios(struct migr_tracker *tracker, bool collected,
+			  bool quiesced, bool keep, struct migr_batch *batch)
 {
-	unsigned int pos = 0, first, nr;
+	unsigned int pos = 0, first, i;
 	struct folio *folio;
+	bool busy;
 
-	while ((folio = batch_next(batch, &pos, &first, &nr))) {
-		/* A fault in flight has a reference: rule 4 would make up. */
-		if (RULE_BROKEN(1) || RULE_BROKEN(2) || RULE_BROKEN(4) ||
-		    !folio_is_busy(folio, nr))
-			continue;
-		batch->nr_pinned += nr;
-		if (quiesced)
-			continue;
-		for (; first < pos; first++)
-			if (batch->pages[first])
-				mark_page(tracker, batch->first + first);
+	/* A fault in flight has a reference: rule 4 would make up. */
+	if (RULE_BROKEN(1) || RULE_BROKEN(2) || RULE_BROKEN(4))
+		quiesced = true;
+	while ((folio = batch_next(batch, &pos))) {
+		busy = collected && folio_is_busy(folio);
+		first = max(folio->index, batch->first) - batch->first;
+		for (i = first; i < pos && (busy || keep); i++) {
+			if (!test_bit(i, batch->dirty))
+				continue;
+			batch->nr_pinned += busy;
+			if (busy && !quiesced)
+				mark_page(tracker, batch->first + i);
+			if (keep)
+				folio_get(folio);
+		}
+		if (RULE_BROKEN(2))
+			folio_put(folio);
+		else
+			folio_unlock(folio);
 	}
 }
 
@@ -458,6 +508,32 @@ void migr_batch_put(struct migr_batch *batch)
 			put_page(batch->pages[i]);
 }
 
+/* migr_tracker_collect(), but the batch's pages are only good if @keep. */
+static int collect(struct migr_tracker *tracker, pgoff_t first,
+		   unsigned int nr, bool quiesced, bool keep,
+		   struct migr_batch *batch)
+{
+	bool any_large, collected;
+	int ret;
+
+	fetch_bits(tracker, first, nr, batch);
+	if (!batch->nr_dirty)
+		return 0;
+	ret = lock_folios(tracker, batch, &any_large);
+	collected = !ret && !tracker->reported;
+	if (collected) {
+		if (any_large)
+			unmap_huge(tracker->region->mapping, batch);
+		protect(tracker, batch);
+	}
+	unlock_folios(tracker, collected, quiesced, keep && !ret, batch);
+	if (ret)
+		unfetch_bits(tracker, batch);
+	trace_migr_collect(tracker->region, batch->first, batch->nr_dirty,
+			   batch->nr_pinned);
+	return ret;
+}
+
 /**
  * migr_tracker_collect() - fetch, clear and protect some pages
  * @tracker: the tracker
@@ -469,7 +545,7 @@ void migr_batch_put(struct migr_batch *batch)
  * @batch: out
  *
  * Once it returns, the pages of the batch may be read. A chunk must not be
- * collected by two at once: protect_run() relies on nobody else's cleaning.
+ * collected by two at once: protect_range() relies on nobody else's cleaning.
  * Different chunks may. Takes folio locks.
  *
  * Return: 0, with a batch to be put by migr_batch_put(), or -EINTR after a
@@ -479,26 +555,8 @@ int migr_tracker_collect(struct migr_tracker *tracker, pgoff_t first,
 			 unsigned int nr, bool quiesced,
 			 struct migr_batch *batch)
 {
-	int ret;
-
 	memset(batch->pages, 0, sizeof(batch->pages));
-	fetch_bits(tracker, first, nr, batch);
-	if (!batch->nr_dirty)
-		return 0;
-	ret = lock_folios(tracker, batch);
-	if (!ret && !tracker->reported) {
-		protect(tracker, batch);
-		check_busy(tracker, quiesced, batch);
-	}
-	if (!RULE_BROKEN(2))
-		batch_unlock(batch);
-	if (ret) {
-		migr_batch_put(batch);
-		unfetch_bits(tracker, batch);
-	}
-	trace_migr_collect(tracker->region, batch->first, batch->nr_dirty,
-			   batch->nr_pinned);
-	return ret;
+	return collect(tracker, first, nr, quiesced, true, batch);
 }
 
 /**
@@ -530,7 +588,9 @@ struct migr_tracker *migr_tracker_start(struct file *region_file,
 	tracker->chunks =
 		migr_may_fail(kvcalloc(BITS_TO_LONGS(tracker->nr_chunks),
 				       sizeof(long), GFP_KERNEL_ACCOUNT), NULL);
-	if (!tracker->dirty || !tracker->chunks)
+	if (!tracker->dirty || !tracker->chunks ||
+	    migr_may_fail(percpu_counter_init(&tracker->nr_dirtied, 0,
+					      GFP_KERNEL_ACCOUNT), -ENOMEM))
 		goto err_free;
 	/* More pages than bitmap_set() can count. */
 	memset(tracker->dirty, 0xff,
@@ -538,7 +598,6 @@ struct migr_tracker *migr_tracker_start(struct file *region_file,
 	tracker->dirty[BIT_WORD(region->nr_pages - 1)] &=
 		BITMAP_LAST_WORD_MASK(region->nr_pages);
 	bitmap_set(tracker->chunks, 0, tracker->nr_chunks);
-	atomic_long_set(&tracker->nr_dirty, region->nr_pages);
 
 	ret = migr_region_track(region, tracker);
 	if (ret)
@@ -547,6 +606,7 @@ struct migr_tracker *migr_tracker_start(struct file *region_file,
 	return tracker;
 
 err_free:
+	percpu_counter_destroy(&tracker->nr_dirtied);
 	mutex_destroy(&tracker->fetching);
 	kvfree(tracker->chunks);
 	kvfree(tracker->dirty);
@@ -562,39 +622,53 @@ void migr_tracker_stop(struct migr_tracker *tracker)
 {
 	migr_region_untrack(tracker->region);
 	fput(tracker->file);
+	percpu_counter_destroy(&tracker->nr_dirtied);
 	mutex_destroy(&tracker->fetching);
 	kvfree(tracker->chunks);
 	kvfree(tracker->dirty);
 	kfree(tracker);
 }
 
-/* Collect into the user's bitmap from @first, which is at @done of the range. */
-static int fetch_chunk(struct migr_tracker *tracker, pgoff_t first,
-		       unsigned int nr, struct migr_tracker_fetch *fetch,
+/*
+ * Collect one chunk, or skip what is clean, from @first, which is in the range
+ * that ends at @end. Returns how many pages that were.
+ */
+static long fetch_some(struct migr_tracker *tracker, pgoff_t first,
+		       pgoff_t end, struct migr_tracker_fetch *fetch,
 		       struct migr_batch *batch)
 {
 	u64 __user *bitmap = u64_to_user_ptr(fetch->bitmap);
-	size_t bytes = DIV_ROUND_UP(nr, 64) * sizeof(u64);
+	unsigned long dirty_chunk, chunk = chunk_of(first);
+	unsigned int nr;
 	int ret;
 
 	bitmap += (first - fetch->first_page) / 64;
-	if (!test_bit(chunk_of(first), tracker->chunks))
-		return clear_user(bitmap, bytes) ? -EFAULT : 0;
+	dirty_chunk = find_next_bit(tracker->chunks,
+				    min(chunk_of(end - 1) + 1,
+					chunk + CLEAN_CHUNKS), chunk);
+	if (dirty_chunk > chunk) {
+		end = min(end, (pgoff_t)dirty_chunk * MIGR_CHUNK_PAGES);
+		nr = end - first;
+		if (clear_user(bitmap, DIV_ROUND_UP(nr, 64) * sizeof(u64)))
+			return -EFAULT;
+		return nr;
+	}
 
-	ret = migr_tracker_collect(tracker, first, nr, false, batch);
+	nr = min(end - first, MIGR_CHUNK_PAGES - first % MIGR_CHUNK_PAGES);
+	ret = collect(tracker, first, nr, false, false, batch);
 	if (ret)
 		return ret;
-	migr_batch_put(batch);
 	/* x86 and arm64 alike: an unsigned long is a __u64 of the bitmap. */
 	BUILD_BUG_ON(BITS_PER_LONG != 64);
 	if (copy_to_user(bitmap,
-			 batch->dirty + BIT_WORD(first - batch->first), bytes)) {
+			 batch->dirty + BIT_WORD(first - batch->first),
+			 DIV_ROUND_UP(nr, 64) * sizeof(u64))) {
 		unfetch_bits(tracker, batch);
 		return -EFAULT;
 	}
 	fetch->dirty_pages += batch->nr_dirty;
 	fetch->pinned_pages += batch->nr_pinned;
-	return 0;
+	return nr;
 }
 
 static int tracker_ioctl_fetch(struct migr_ucmd *ucmd)
@@ -603,7 +677,7 @@ static int tracker_ioctl_fetch(struct migr_ucmd *ucmd)
 	struct migr_tracker_fetch *fetch = ucmd->cmd;
 	struct migr_batch *batch;
 	pgoff_t page, end;
-	int ret;
+	long ret;
 
 	if (fetch->flags)
 		return -EOPNOTSUPP;
@@ -622,20 +696,19 @@ static int tracker_ioctl_fetch(struct migr_ucmd *ucmd)
 
 	fetch->dirty_pages = 0;
 	fetch->pinned_pages = 0;
-	for (page = fetch->first_page; page < end && !ret;) {
-		unsigned int nr = min(end - page, MIGR_CHUNK_PAGES -
-						  page % MIGR_CHUNK_PAGES);
-
-		ret = fetch_chunk(tracker, page, nr, fetch, batch);
-		if (!ret)
-			page += nr;
-		if (fatal_signal_pending(current))
+	for (page = fetch->first_page; page < end; page += ret) {
+		ret = fetch_some(tracker, page, end, fetch, batch);
+		if (ret >= 0 && fatal_signal_pending(current)) {
+			page += ret;
 			ret = -EINTR;
+		}
+		if (ret < 0)
+			break;
 		cond_resched();
 	}
 	kvfree(batch);
 	mutex_unlock(&tracker->fetching);
-	if (!ret)
+	if (ret >= 0)
 		ret = migr_ucmd_respond(ucmd);
 	/* The user cannot tell what had been fetched: let it all be again. */
 	if (ret)

@@ -6,6 +6,7 @@
 #include <linux/bitmap.h>
 #include <linux/mm_types.h>
 #include <linux/mutex.h>
+#include <linux/percpu_counter.h>
 #include <linux/types.h>
 #include <linux/migr.h>
 
@@ -27,8 +28,8 @@ extern unsigned int migr_break_rule;
  * @reported: writes are reported by %MIGR_REGION_MERGE: nothing is protected
  * @fetching: serialises %MIGR_TRACKER_FETCH
  * @nr_chunks: chunks in the region, the last one perhaps short
- * @nr_dirty: how many bits of @dirty are set
- * @nr_dirtied: how often one was set
+ * @nr_fetched: how many bits of @dirty were cleared
+ * @nr_dirtied: how often one was set; they all were at first
  * @chunks: a bit a chunk: set if any of its pages may be dirty
  * @dirty: a bit a page: clear if no writer can change the page without
  *	setting it, or, if @reported, without a report that sets it following
@@ -44,8 +45,8 @@ struct migr_tracker {
 	bool reported;
 	struct mutex fetching;	/* one FETCH at a time */
 	unsigned long nr_chunks;
-	atomic_long_t nr_dirty;
-	atomic_long_t nr_dirtied;
+	atomic64_t nr_fetched;
+	struct percpu_counter nr_dirtied;
 	unsigned long *chunks;
 	unsigned long *dirty;
 };
@@ -56,8 +57,8 @@ struct migr_tracker {
  * @nr_dirty: bits set in @dirty
  * @nr_pinned: pages that may still be written by DMA
  * @dirty: the pages that were dirty, from @first
- * @pages: for each of them the page, with a reference, or NULL if it is a hole
- *	or swapped out
+ * @pages: for each of them the page, with a reference, or NULL if it is a hole,
+ *	swapped out, or memory that was allocated and not used yet
  */
 struct migr_batch {
 	pgoff_t first;
@@ -70,6 +71,8 @@ struct migr_batch {
 struct migr_tracker *migr_tracker_start(struct file *region_file,
 					bool reported);
 void migr_tracker_stop(struct migr_tracker *tracker);
+u64 migr_tracker_nr_dirty(struct migr_tracker *tracker);
+u64 migr_tracker_nr_dirtied(struct migr_tracker *tracker);
 void migr_tracker_set(struct migr_tracker *tracker, pgoff_t first, pgoff_t nr);
 u64 migr_tracker_merge(struct migr_tracker *tracker, pgoff_t first,
 		       const u64 *bitmap, unsigned int nr_words);

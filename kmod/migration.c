@@ -303,12 +303,6 @@ static int start_tracking(struct migr_migration *migration)
 	return 0;
 }
 
-/* A fetch may subtract a page before its writer has added it. */
-static u64 tracker_nr_dirty(struct migr_tracker *tracker)
-{
-	return max(atomic_long_read(&tracker->nr_dirty), 0L);
-}
-
 static int begin_source_pass(struct migr_migration *migration, bool last)
 {
 	unsigned int i;
@@ -335,8 +329,8 @@ static int begin_source_pass(struct migr_migration *migration, bool last)
 		bitmap_copy(member->chunks, member->tracker->chunks,
 			    member->nr_chunks);
 		member->cursor = 0;
-		pages += tracker_nr_dirty(member->tracker);
-		dirtied += atomic_long_read(&member->tracker->nr_dirtied);
+		pages += migr_tracker_nr_dirty(member->tracker);
+		dirtied += migr_tracker_nr_dirtied(member->tracker);
 	}
 	spin_lock(&migration->lock);
 	migration->pass_pages = pages;
@@ -377,8 +371,8 @@ static void fill_status(struct migr_migration *migration,
 		status->total_pages += member->region->nr_pages;
 		if (!tracker)
 			continue;
-		status->dirty_pages += tracker_nr_dirty(tracker);
-		dirtied += atomic_long_read(&tracker->nr_dirtied);
+		status->dirty_pages += migr_tracker_nr_dirty(tracker);
+		dirtied += migr_tracker_nr_dirtied(tracker);
 	}
 	status->state = migration->state;
 	status->error = -migration->error;

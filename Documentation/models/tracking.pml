@@ -397,41 +397,61 @@ inline lock_folio()
 #endif
 }
 
-/* Rules 2d and 3: protect_run(). Which round is the last is left open. */
+inline make_clean()
+{
+	atomic {
+		cleaned = HAS(pte, PRESENT | DIRTY);
+		pte = (cleaned -> pte & ~DIRTY : pte)
+	}
+	atomic {
+		if
+		:: cleaned || flushing -> flush()
+		:: else
+		fi
+	}
+}
+
+inline make_read_only()
+{
+	atomic { changed = WRITABLE(pte); pte = (changed -> pte & ~WRITE : pte) }
+	atomic {
+		if
+		:: changed || flushing -> flush()
+		:: else
+		fi
+	}
+}
+
+/* Rules 2d and 3: protect_range(), or protect_singly() */
 inline protect()
 {
-	do
-	:: atomic { changed = WRITABLE(pte); pte = (changed -> pte & ~WRITE : pte) }
-		atomic {
-			if
-			:: changed || flushing -> flush()
-			:: else
-			fi
-		}
 #ifdef LEFT_DIRTY
-		break
+	make_read_only()
 #else
-		atomic {
-			cleaned = HAS(pte, PRESENT | DIRTY);
-			pte = (cleaned -> pte & ~DIRTY : pte)
-		}
-		atomic {
-			if
-			:: cleaned || flushing -> flush()
-			:: else
-			fi
-		}
-#ifdef ONE_ROUND
-		break
-#else
+	if
+	:: make_clean();
+		make_read_only()
+#ifndef CLEANED_ONCE
+		;
+		make_clean()
+#ifndef NOT_MARKED_AGAIN
+		;
 		if
-		:: !changed && !cleaned -> break
-		:: changed || cleaned
-		:: changed || cleaned -> mark_page(); break
+		:: cleaned -> mark_page()
+		:: else
 		fi
 #endif
 #endif
-	od
+	/*
+	 * folio_mkclean() looks at mapped folios only. It tells KVM in any
+	 * case, and no CPU can write through an entry that was clean.
+	 */
+	:: MAPPED(batch) ->
+		pte = pte & ~(WRITE | DIRTY);
+		flush()
+	:: batch && !MAPPED(batch)
+	fi
+#endif
 }
 
 /* Rule 4: folio_is_busy() and check_busy() */
