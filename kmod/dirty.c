@@ -435,7 +435,9 @@ static void protect(struct migr_tracker *tracker, struct migr_batch *batch)
 		} while (next < MIGR_CHUNK_PAGES && next - to <= PROTECT_GAP);
 		if (nr > PROTECT_SINGLY || broken)
 			protect_range(tracker, batch->first + from, to - from);
-		else
+		/* Looked at afterwards, see region_mmap(). */
+		if ((nr <= PROTECT_SINGLY ||
+		     READ_ONCE(tracker->region->read_only_mapped)) && !broken)
 			protect_singly(batch, from, to);
 		from = next;
 	}

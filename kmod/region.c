@@ -348,6 +348,13 @@ static int region_mmap(struct file *file, struct vm_area_struct *vma)
 	ret = region_note_mm(region, vma->vm_mm);
 	if (ret)
 		return ret;
+	/*
+	 * The kernel's protection of a range ends at the first mapping that can
+	 * never be written, so that those behind it stay writable. Whoever meets
+	 * this one on such a walk sees the mark afterwards.
+	 */
+	if (!(vma->vm_flags & VM_MAYWRITE))
+		WRITE_ONCE(region->read_only_mapped, true);
 	ret = shmem_fops->mmap(file, vma);
 	if (ret)
 		return ret;

@@ -32,6 +32,8 @@ struct migr_tracker;
  *	operations, cleared after the last has lost them
  * @tracked: the mode that mappings shall have; false with a tracker that
  *	writes are reported to
+ * @read_only_mapped: a mapping that cannot be made writable has existed; ranges
+ *	cannot be relied on to be protected
  * @mms_lock: protects @mms
  * @mms: address spaces that may be in the middle of an mmap() of it
  * @rcu: for freeing
@@ -48,6 +50,7 @@ struct migr_region {
 	struct mutex lock;	/* of the mode */
 	struct migr_tracker *tracker;
 	bool tracked;
+	bool read_only_mapped;
 	spinlock_t mms_lock;	/* of mms */
 	struct list_head mms;
 	struct rcu_head rcu;

@@ -209,6 +209,29 @@ static void second_mapping(void)
 	expect(&t, "both mappings");
 }
 
+/* One that can never be written must not hide those that come after it. */
+static void behind_read_only_mapping(void)
+{
+	struct tracked t = tracked_new(2048);
+	__u64 seed = test_seed, i;
+	char path[64];
+	void *p;
+	int fd;
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", t.m.fd);
+	fd = (int)SYS(open(path, O_RDONLY | O_CLOEXEC));
+	p = mmap(NULL, t.m.len, PROT_READ, MAP_SHARED, fd, 0);
+	CHECK(p != MAP_FAILED, "mmap: %s", strerror(errno));
+	p = map_shared(t.m.fd, t.m.len);
+	for (i = 0; i < 5; i++) {
+		scribble(&t, p, &seed);
+		expect(&t, "few pages");
+		memset(p, (int)i, t.m.len / 2);
+		memset(t.want, 0xff, bitmap_words(t.m.pages) * sizeof(*t.want) / 2);
+		expect(&t, "many pages");
+	}
+}
+
 static void other_process(void)
 {
 	struct tracked t = tracked_new(1024);
@@ -935,6 +958,7 @@ static const struct test_case cases[] = {
 	CASE(partial_ranges),
 	CASE(reads_do_not_count),
 	CASE(second_mapping),
+	CASE(behind_read_only_mapping),
 	CASE(other_process),
 	CASE(kernel_writes),
 	CASE(holes_count),
