@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * The tracepoints: a write, a fetch and a migration leave each of them in the
- * trace, with the numbers that the interface tells.
+ * trace, with the numbers that the interface tells. And what they tell of the
+ * faults that tracking costs.
  */
 #include "migration.h"
 
@@ -11,7 +12,8 @@ static void trace_begin(void)
 {
 	if (!file_write(TRACING "events/migr/enable", "1"))
 		test_skip("no " TRACING "events/migr: %s", strerror(errno));
-	CHECK(file_write(TRACING "trace", ""), "cannot clear the trace");
+	/* Truncating it clears it. */
+	SYS(close((int)SYS(open(TRACING "trace", O_WRONLY | O_TRUNC | O_CLOEXEC))));
 }
 
 static void trace_has(const char *pattern)
@@ -50,8 +52,51 @@ static void events(void)
 	CHECK(file_write(TRACING "events/migr/enable", "0"), "cannot disable the events");
 }
 
+static int trace_count(const char *event)
+{
+	char command[256];
+	FILE *pipe;
+	int n = -1;
+
+	snprintf(command, sizeof(command), "grep -c '%s:' " TRACING "trace", event);
+	pipe = popen(command, "r");
+	CHECK(pipe && fscanf(pipe, "%d", &n) == 1, "%s: no number", command);
+	pclose(pipe);
+	return n;
+}
+
+static void write_all(const struct mem *m)
+{
+	__u64 page;
+
+	for (page = 0; page < m->pages; page++)
+		++*(volatile unsigned char *)mem_page(m, page);
+}
+
+/* Tracking costs a writer one fault for each page and fetch, and none before. */
+static void faults(void)
+{
+	struct mem m = mem_new(1024);
+	__u64 bitmap[16];
+	int tracker, i;
+
+	write_all(&m);
+	trace_begin();
+	tracker = (int)CALL(region_track(m.fd));
+	write_all(&m);
+	CHECK_EQ(trace_count("migr_fault"), 0);
+	for (i = 1; i <= 3; i++) {
+		CALL(tracker_fetch(tracker, 0, m.pages, bitmap, NULL));
+		write_all(&m);
+		write_all(&m);
+		CHECK_EQ(trace_count("migr_fault"), i * (int)m.pages);
+	}
+	CHECK(file_write(TRACING "events/migr/enable", "0"), "cannot disable the events");
+}
+
 static const struct test_case cases[] = {
 	CASE(events),
+	CASE(faults),
 };
 
 int main(int argc, char **argv)
