@@ -4,7 +4,7 @@
 # make module     migr.ko for the running kernel, or the one of KDIR
 # make install    all of these, below DESTDIR and prefix
 # make check      all tests (TESTS='pattern ...' for some of them)
-# make bench      migr beside its peers (SUITE=migration for one suite)
+# make bench      migr beside its peers (SUITE=tracking for one)
 # make demo       migrate a running guest between two kernels, and show it
 # make lint       checkpatch, sparse and W=1
 #
@@ -228,8 +228,15 @@ $B/bench/qemu_migrate: bench/qemu_migrate.c $(filter-out $B/tools/migr.o,$(tool_
 	$(call say,CC,$@)
 	$(Q)$(CC) $(CPPFLAGS) -Itools $(CFLAGS) -MMD -MP -MF $@.d -o $@ $(filter %.c %.o %.a,$^) $(libs)
 
+$B/bench/trackers: bench/trackers.c
+	@mkdir -p $(@D)
+	$(call say,CC,$@)
+	$(Q)$(CC) $(CPPFLAGS) -Iselftests $(CFLAGS) -MMD -MP -MF $@.d -o $@ $< -lpthread
+
 bench: deps kernels
-	$(Q)$(MAKE) --no-print-directory all modules guest $B/vm/hold_kvm $B/bench/qemu_migrate
+	$(Q)selftests/deps jq gnuplot-nox
+	$(Q)$(MAKE) --no-print-directory all modules guest $B/vm/hold_kvm \
+		$B/bench/qemu_migrate $B/bench/trackers
 	$(Q)bench/run $(SUITE)
 
 lint: deps kernels
@@ -241,4 +248,5 @@ clean:
 	rm -rf $B
 
 -include $(lib_objects:.o=.d) $(tool_objects:.o=.d) \
-	$(selftest_programs:=.d) $(example_programs:=.d) $(unit_programs:=.d)
+	$(selftest_programs:=.d) $(example_programs:=.d) $(unit_programs:=.d) \
+	$(wildcard $B/bench/*.d)
