@@ -13,6 +13,7 @@
 #include <linux/fs.h>
 #include <linux/net.h>
 #include <linux/pagemap.h>
+#include <linux/sched.h>
 #include <linux/socket.h>
 #include <linux/uio.h>
 #include <linux/version.h>
@@ -56,6 +57,13 @@ static inline int migr_folio_mapcount(struct folio *folio)
 	return folio_mapcount(folio);
 #endif
 }
+
+/* Tasks that have no user mode to return to, or hardly ever do. */
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 4, 0)
+#define MIGR_PF_WORKER	(PF_KTHREAD | PF_IO_WORKER)
+#else
+#define MIGR_PF_WORKER	(PF_KTHREAD | PF_IO_WORKER | PF_USER_WORKER)
+#endif
 
 /* The kind of thing by which setattr() is told how the mount maps ids. */
 #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 3, 0)

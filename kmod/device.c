@@ -14,6 +14,7 @@
 
 #include "device.h"
 #include "inject.h"
+#include "limiter.h"
 #include "migration.h"
 #include "region.h"
 #include "wire.h"
@@ -278,6 +279,7 @@ static void __exit device_exit(void)
 {
 	misc_deregister(&device);
 	migr_region_exit();
+	migr_limiter_exit();
 }
 module_exit(device_exit);
 

@@ -21,6 +21,7 @@
 #include "device.h"
 #include "dirty.h"
 #include "inject.h"
+#include "limiter.h"
 #include "region.h"
 #include "trace.h"
 
@@ -48,12 +49,16 @@ static void mark_chunk(struct migr_tracker *tracker, unsigned long chunk)
 		set_bit(chunk, tracker->chunks);
 }
 
-static void mark_page(struct migr_tracker *tracker, pgoff_t page)
+/* Whether it was not dirty. */
+static bool mark_page(struct migr_tracker *tracker, pgoff_t page)
 {
-	if (!test_and_set_bit(page, tracker->dirty))
+	bool was_clean = !test_and_set_bit(page, tracker->dirty);
+
+	if (was_clean)
 		percpu_counter_inc(&tracker->nr_dirtied);
 	/* Who set the page's bit before us may not have come this far yet. */
 	mark_chunk(tracker, chunk_of(page));
+	return was_clean;
 }
 
 /* Make the pages dirty that @mask names in the word of @page. */
@@ -76,26 +81,29 @@ static unsigned int mark_word(struct migr_tracker *tracker, pgoff_t page,
  * @nr: how many, inside the region
  *
  * May sleep.
+ *
+ * Return: how many were not dirty.
  */
-void migr_tracker_set(struct migr_tracker *tracker, pgoff_t first, pgoff_t nr)
+unsigned long migr_tracker_set(struct migr_tracker *tracker, pgoff_t first,
+			       pgoff_t nr)
 {
 	pgoff_t end = first + nr;
+	unsigned long all = 0;
 
 	/* What nearly every fault asks for. */
-	if (nr == 1) {
-		mark_page(tracker, first);
-		return;
-	}
+	if (nr == 1)
+		return mark_page(tracker, first);
 	while (first < end) {
 		unsigned long mask = BITMAP_FIRST_WORD_MASK(first);
 
 		if (BIT_WORD(first) == BIT_WORD(end))
 			mask &= BITMAP_LAST_WORD_MASK(end);
-		mark_word(tracker, first, mask);
+		all += mark_word(tracker, first, mask);
 		first = round_down(first, BITS_PER_LONG) + BITS_PER_LONG;
 		if (first % MIGR_CHUNK_PAGES == 0)
 			cond_resched();
 	}
+	return all;
 }
 
 /**
@@ -175,7 +183,8 @@ vm_fault_t migr_tracker_fault(struct migr_tracker *tracker,
 			   tracker->region->nr_pages - first);
 	}
 	if (!RULE_BROKEN(1))
-		migr_tracker_set(tracker, first, nr);
+		migr_limiter_charge(tracker->limiter,
+				    migr_tracker_set(tracker, first, nr));
 	trace_migr_fault(tracker->region, vmf->pgoff, nr);
 	return VM_FAULT_LOCKED;
 }
@@ -565,12 +574,14 @@ int migr_tracker_collect(struct migr_tracker *tracker, pgoff_t first,
  * migr_tracker_start() - track the writes to a region
  * @region_file: a file of the region
  * @reported: they will be reported: leave the mappings alone
+ * @limiter: charged for what its writers make dirty
  *
  * Return: a tracker in which every page is dirty, or an error pointer: -EBUSY
  * if the region is tracked already, -ENOMEM, -EINTR.
  */
 struct migr_tracker *migr_tracker_start(struct file *region_file,
-					bool reported)
+					bool reported,
+					struct migr_limiter *limiter)
 {
 	struct migr_region *region = migr_region_from_file(region_file);
 	struct migr_tracker *tracker;
@@ -583,6 +594,7 @@ struct migr_tracker *migr_tracker_start(struct file *region_file,
 	mutex_init(&tracker->fetching);
 	tracker->region = region;
 	tracker->reported = reported;
+	tracker->limiter = limiter;
 	tracker->nr_chunks = DIV_ROUND_UP(region->nr_pages, MIGR_CHUNK_PAGES);
 	tracker->dirty =
 		migr_may_fail(kvcalloc(BITS_TO_LONGS(region->nr_pages),
@@ -605,6 +617,7 @@ struct migr_tracker *migr_tracker_start(struct file *region_file,
 	if (ret)
 		goto err_free;
 	tracker->file = get_file(region_file);
+	kref_get(&limiter->ref);
 	return tracker;
 
 err_free:
@@ -619,10 +632,14 @@ err_free:
 /**
  * migr_tracker_stop() - stop tracking and free the tracker
  * @tracker: the tracker; nobody is collecting from it
+ *
+ * Ends the sleeps of its limiter's writers.
  */
 void migr_tracker_stop(struct migr_tracker *tracker)
 {
+	migr_limiter_set(tracker->limiter, 0);
 	migr_region_untrack(tracker->region);
+	migr_limiter_put(tracker->limiter);
 	fput(tracker->file);
 	percpu_counter_destroy(&tracker->nr_dirtied);
 	mutex_destroy(&tracker->fetching);
@@ -719,9 +736,20 @@ static int tracker_ioctl_fetch(struct migr_ucmd *ucmd)
 	return ret;
 }
 
+static int tracker_ioctl_limit(struct migr_ucmd *ucmd)
+{
+	struct migr_tracker *tracker = ucmd->file->private_data;
+	int ret;
+
+	ret = migr_limiter_ioctl(tracker->limiter, ucmd->cmd);
+	return ret ?: migr_ucmd_respond(ucmd);
+}
+
 static const struct migr_ioctl_op tracker_ioctl_ops[] = {
 	MIGR_IOCTL_OP(MIGR_TRACKER_FETCH, tracker_ioctl_fetch,
 		      struct migr_tracker_fetch, pinned_pages),
+	MIGR_IOCTL_OP(MIGR_TRACKER_LIMIT, tracker_ioctl_limit,
+		      struct migr_limit, sleeps),
 };
 
 static long tracker_ioctl(struct file *file, unsigned int cmd,
@@ -753,10 +781,15 @@ static const struct file_operations tracker_fops = {
  */
 struct file *migr_tracker_create_file(struct file *region_file)
 {
+	struct migr_limiter *limiter;
 	struct migr_tracker *tracker;
 	struct file *file;
 
-	tracker = migr_tracker_start(region_file, false);
+	limiter = migr_limiter_create();
+	if (!limiter)
+		return ERR_PTR(-ENOMEM);
+	tracker = migr_tracker_start(region_file, false, limiter);
+	migr_limiter_put(limiter);
 	if (IS_ERR(tracker))
 		return ERR_CAST(tracker);
 	file = migr_may_fail(anon_inode_getfile("[migr-tracker]", &tracker_fops,

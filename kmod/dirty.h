@@ -11,6 +11,7 @@
 #include <linux/migr.h>
 
 struct file;
+struct migr_limiter;
 struct migr_region;
 
 /* For the tests: the values are told in Documentation/dirty-tracking.rst. */
@@ -26,6 +27,7 @@ extern unsigned int migr_break_rule;
  * @region: the region
  * @file: reference that keeps @region
  * @reported: writes are reported by %MIGR_REGION_MERGE: nothing is protected
+ * @limiter: charged for pages that writers make dirty; with a reference
  * @fetching: serialises %MIGR_TRACKER_FETCH
  * @nr_chunks: chunks in the region, the last one perhaps short
  * @nr_fetched: how many bits of @dirty were cleared
@@ -43,6 +45,7 @@ struct migr_tracker {
 	struct migr_region *region;
 	struct file *file;
 	bool reported;
+	struct migr_limiter *limiter;
 	struct mutex fetching;	/* one FETCH at a time */
 	unsigned long nr_chunks;
 	atomic64_t nr_fetched;
@@ -69,11 +72,13 @@ struct migr_batch {
 };
 
 struct migr_tracker *migr_tracker_start(struct file *region_file,
-					bool reported);
+					bool reported,
+					struct migr_limiter *limiter);
 void migr_tracker_stop(struct migr_tracker *tracker);
 u64 migr_tracker_nr_dirty(struct migr_tracker *tracker);
 u64 migr_tracker_nr_dirtied(struct migr_tracker *tracker);
-void migr_tracker_set(struct migr_tracker *tracker, pgoff_t first, pgoff_t nr);
+unsigned long migr_tracker_set(struct migr_tracker *tracker, pgoff_t first,
+			       pgoff_t nr);
 u64 migr_tracker_merge(struct migr_tracker *tracker, pgoff_t first,
 		       const u64 *bitmap, unsigned int nr_words);
 vm_fault_t migr_tracker_fault(struct migr_tracker *tracker,

@@ -15,6 +15,7 @@
 #include "device.h"
 #include "dirty.h"
 #include "inject.h"
+#include "limiter.h"
 #include "migration.h"
 #include "region.h"
 #include "stream.h"
@@ -34,6 +35,8 @@ static void migration_free(struct kref *ref)
 		kvfree(member->chunks);
 		fput(member->file);
 	}
+	if (migration->limiter)
+		migr_limiter_put(migration->limiter);
 	mutex_destroy(&migration->setup);
 	kfree(migration);
 }
@@ -295,7 +298,8 @@ static int start_tracking(struct migr_migration *migration)
 						       GFP_KERNEL_ACCOUNT), NULL);
 		if (!member->chunks)
 			return -ENOMEM;
-		tracker = migr_tracker_start(member->file, member->reported);
+		tracker = migr_tracker_start(member->file, member->reported,
+					     migration->limiter);
 		if (IS_ERR(tracker))
 			return PTR_ERR(tracker);
 		WRITE_ONCE(member->tracker, tracker);
@@ -361,8 +365,11 @@ static void fill_status(struct migr_migration *migration,
 	struct migr_counts *total = &migration->total;
 	struct migr_counts *in_pass = &migration->in_pass;
 	u64 now = ktime_get_ns(), dirtied = 0;
+	struct migr_limit limit = {};
 	unsigned int i;
 
+	if (migration->limiter)
+		migr_limiter_read(migration->limiter, &limit);
 	spin_lock(&migration->lock);
 	for (i = 0; i < migration->nr_members; i++) {
 		struct migr_member *member = &migration->members[i];
@@ -385,6 +392,8 @@ static void fill_status(struct migr_migration *migration,
 	status->pass_pages = migration->pass_pages;
 	status->pass_sent_pages = in_pass->data + in_pass->zero + in_pass->hole;
 	status->pass_wire_bytes = in_pass->bytes;
+	status->limit = limit.pages_per_second;
+	status->slept_ns = limit.slept_ns;
 	if (migration->role == MIGR_ROLE_SOURCE) {
 		if (!migration->pass)
 			status->dirty_pages = status->total_pages;
@@ -415,6 +424,17 @@ static int migration_ioctl_status(struct migr_ucmd *ucmd)
 	return migr_ucmd_respond(ucmd);
 }
 
+static int migration_ioctl_limit(struct migr_ucmd *ucmd)
+{
+	struct migr_migration *migration = ucmd->file->private_data;
+	int ret;
+
+	if (migration->role != MIGR_ROLE_SOURCE)
+		return -EINVAL;
+	ret = migr_limiter_ioctl(migration->limiter, ucmd->cmd);
+	return ret ?: migr_ucmd_respond(ucmd);
+}
+
 static const struct migr_ioctl_op migration_ioctl_ops[] = {
 	MIGR_IOCTL_OP(MIGR_MIGRATION_ADD_REGION, migration_ioctl_add_region,
 		      struct migr_migration_add_region, id),
@@ -424,6 +444,8 @@ static const struct migr_ioctl_op migration_ioctl_ops[] = {
 		      struct migr_migration_pass, flags),
 	MIGR_IOCTL_OP(MIGR_MIGRATION_STATUS, migration_ioctl_status,
 		      struct migr_migration_status, total_ns),
+	MIGR_IOCTL_OP(MIGR_MIGRATION_LIMIT, migration_ioctl_limit,
+		      struct migr_limit, sleeps),
 };
 
 static long migration_ioctl(struct file *file, unsigned int cmd,
@@ -468,6 +490,13 @@ struct file *migr_migration_create(u32 role)
 	migration->role = role;
 	mutex_init(&migration->setup);
 	spin_lock_init(&migration->lock);
+	if (role == MIGR_ROLE_SOURCE) {
+		migration->limiter = migr_limiter_create();
+		if (!migration->limiter) {
+			migr_migration_put(migration);
+			return ERR_PTR(-ENOMEM);
+		}
+	}
 	file = migr_may_fail(anon_inode_getfile("[migr-migration]",
 						&migration_fops, migration,
 						O_RDWR), ERR_PTR(-ENFILE));

@@ -9,6 +9,7 @@
 #include <linux/migr.h>
 
 struct file;
+struct migr_limiter;
 struct migr_region;
 struct migr_tracker;
 
@@ -55,6 +56,7 @@ struct migr_counts {
  * struct migr_migration - one side of a move of one VM
  * @ref: held by its file and its stream
  * @role: an enum migr_role
+ * @limiter: source: the limit to the writers of all regions
  * @setup: serialises adding regions and streams, and beginning a pass
  * @members: the regions; fixed once there is a stream
  * @nr_members: how many; changed under @setup and @lock
@@ -76,6 +78,7 @@ struct migr_counts {
 struct migr_migration {
 	struct kref ref;
 	u32 role;
+	struct migr_limiter *limiter;
 	struct mutex setup;	/* of what takes part */
 	struct migr_member members[MIGR_REGIONS_MAX];
 	unsigned int nr_members;

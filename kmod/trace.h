@@ -110,6 +110,24 @@ TRACE_EVENT(migr_pass_done,
 		  __entry->last ? " last" : "")
 );
 
+/* Writers are held to @rate pages a second from now on; 0: to none. */
+TRACE_EVENT(migr_limit,
+	TP_PROTO(u64 rate),
+	TP_ARGS(rate),
+	TP_STRUCT__entry(__field(u64, rate)),
+	TP_fast_assign(__entry->rate = rate;),
+	TP_printk("rate=%llu", __entry->rate)
+);
+
+/* A writer above the limit has slept. */
+TRACE_EVENT(migr_slept,
+	TP_PROTO(u64 ns),
+	TP_ARGS(ns),
+	TP_STRUCT__entry(__field(u64, ns)),
+	TP_fast_assign(__entry->ns = ns;),
+	TP_printk("ns=%llu", __entry->ns)
+);
+
 #endif /* _MIGR_TRACE_H */
 
 #undef TRACE_INCLUDE_PATH

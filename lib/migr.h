@@ -136,6 +136,12 @@ int migr_tracker_fetch(struct migr *m, int tracker, uint64_t first, uint64_t cou
 int migr_region_merge(struct migr *m, int region, uint64_t first, uint64_t count,
 		      const uint64_t *bitmap, uint64_t *dirtied);
 
+/*
+ * Slow writers down to so many pages a second that become dirty, all threads
+ * together; 0: no limit. See struct migr_limit.
+ */
+int migr_tracker_limit(struct migr *m, int tracker, uint64_t pages_per_second);
+
 /* ---- a migration: what both sides share ------------------------------- */
 
 enum migr_phase {

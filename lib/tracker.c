@@ -69,3 +69,19 @@ int migr_region_merge(struct migr *m, int region, uint64_t first, uint64_t count
 		*dirtied = a.dirtied_pages;
 	return 0;
 }
+
+int migr_tracker_limit(struct migr *m, int tracker, uint64_t pages_per_second)
+{
+	struct migr_limit a = {
+		.size = sizeof(a),
+		.flags = MIGR_LIMIT_SET,
+		.pages_per_second = pages_per_second,
+	};
+	int error;
+
+	if (!ioctl(tracker, MIGR_TRACKER_LIMIT, &a))
+		return 0;
+	error = errno;
+	return error_set(&m->error, -error, "cannot limit the writes to a region: %s",
+			 strerror(error));
+}

@@ -86,9 +86,78 @@ static void guest_writes_to_moving_pages(void)
 	migrate(MOVING_PASSES, move_some_pages);
 }
 
+/* Whether it sleeps because the guest has written too much. */
+static bool vcpu_sleeps(const struct vcpu *v)
+{
+	char path[64], stack[4096];
+
+	snprintf(path, sizeof(path), "/proc/self/task/%d/stack", v->tid);
+	return strstr(file_read(path, stack, sizeof(stack)), "writer_work");
+}
+
+/* Pages a second that become dirty, for some seconds. */
+static __u64 dirty_rate(int tracker)
+{
+	__u64 bitmap[PAGES / TEST_WORD_PAGES], begun, dirty;
+	struct migr_tracker_fetch f;
+
+	CALL(tracker_fetch(tracker, 0, PAGES, bitmap, &f));
+	begun = now_ns();
+	for (dirty = 0; now_ns() < begun + 4000000000ULL; dirty += f.dirty_pages) {
+		usleep(5000);
+		CALL(tracker_fetch(tracker, 0, PAGES, bitmap, &f));
+	}
+	return dirty * 1000000000ULL / (now_ns() - begun);
+}
+
+/*
+ * vCPUs are held to a limit as other writers are, and can be stopped while they
+ * sleep for it.
+ */
+static void guest_is_limited(void)
+{
+	struct mem m = mem_new(PAGES);
+	struct vcpu vcpus[VCPUS] = { 0 };
+	struct migr_limit limit;
+	__u64 unlimited, limited, took;
+	atomic_bool stop;
+	unsigned int i;
+	__u32 seen = 0;
+	int tracker;
+
+	memset(m.p, 1, m.len);
+	vm_make(&m, vcpus);
+	vcpus_start(vcpus, &stop);
+	guest_turn(&m, &seen);
+	tracker = (int)CALL(region_track(m.fd));
+	unlimited = dirty_rate(tracker);
+	CALL(limit_set(tracker, MIGR_TRACKER_LIMIT, unlimited / 4));
+	limited = dirty_rate(tracker);
+	CALL(limit_read(tracker, MIGR_TRACKER_LIMIT, &limit));
+	diag("no limit: %llu pages/s; limit %llu: %llu pages/s, %llu sleeps",
+	     (unsigned long long)unlimited, (unsigned long long)unlimited / 4,
+	     (unsigned long long)limited, (unsigned long long)limit.sleeps);
+	CHECK(limited < unlimited / 2 && limited > unlimited / 8,
+	      "%llu pages/s at a limit of %llu", (unsigned long long)limited,
+	      (unsigned long long)unlimited / 4);
+
+	/* Now they sleep for a second at a time. */
+	CALL(limit_set(tracker, MIGR_TRACKER_LIMIT, 1));
+	for (i = 0; i < VCPUS; i++)
+		WAIT_FOR(vcpu_sleeps(&vcpus[i]), 10);
+	took = now_ns();
+	vcpus_stop(vcpus, &stop);
+	took = now_ns() - took;
+	diag("stopped within %llu ms", (unsigned long long)took / 1000000);
+	CHECK(took < 500000000ULL, "the vCPUs slept on for %llu ms",
+	      (unsigned long long)took / 1000000);
+	SYS(close(tracker));
+}
+
 static const struct test_case cases[] = {
 	CASE_WITHIN(guest_writes, 120),
 	CASE_WITHIN(guest_writes_to_moving_pages, 120),
+	CASE_WITHIN(guest_is_limited, 60),
 };
 
 int main(int argc, char **argv)

@@ -52,6 +52,7 @@ struct vcpu {
 	int fd;
 	struct kvm_run *run;
 	pthread_t thread;
+	pid_t tid;
 	atomic_bool *stop;
 	__u64 exits;
 };
@@ -94,6 +95,7 @@ static inline void *vcpu_thread(void *arg)
 {
 	struct vcpu *v = arg;
 
+	v->tid = gettid();
 	while (!*v->stop) {
 		if (ioctl(v->fd, KVM_RUN, 0) < 0)
 			CHECK(errno == EINTR, "KVM_RUN: %s", strerror(errno));

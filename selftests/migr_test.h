@@ -318,6 +318,25 @@ static inline int region_merge(int region, __u64 first, __u64 nr, const void *bi
 	return ret;
 }
 
+/* On a tracker or on a source; 0: no limit. */
+static inline int limit_set(int fd, unsigned long cmd, __u64 rate)
+{
+	struct migr_limit arg = {
+		.size = sizeof(arg),
+		.flags = MIGR_LIMIT_SET,
+		.pages_per_second = rate,
+	};
+
+	return test_ioctl(fd, cmd, &arg);
+}
+
+static inline int limit_read(int fd, unsigned long cmd, struct migr_limit *out)
+{
+	memset(out, 0, sizeof(*out));
+	out->size = sizeof(*out);
+	return test_ioctl(fd, cmd, out);
+}
+
 static inline int migration_create(int dev, __u32 role)
 {
 	struct migr_migration_create arg = { .size = sizeof(arg), .role = role };

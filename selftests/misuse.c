@@ -75,6 +75,7 @@ union arg {
 	struct migr_region_track region_track;
 	struct migr_region_merge region_merge;
 	struct migr_tracker_fetch tracker_fetch;
+	struct migr_limit limit;
 	struct migr_migration_add_region add_region;
 	struct migr_migration_add_stream add_stream;
 	struct migr_migration_pass pass;
@@ -133,13 +134,18 @@ static int prepare_region_merge(union arg *arg)
 	return prepare_region(arg);
 }
 
+static int prepare_tracker(union arg *arg)
+{
+	return (int)CALL(region_track(prepare_region(arg)));
+}
+
 static int prepare_tracker_fetch(union arg *arg)
 {
 	static __u64 bitmap[1];
 
 	arg->tracker_fetch.nr_pages = 64;
 	arg->tracker_fetch.bitmap = (uintptr_t)bitmap;
-	return (int)CALL(region_track(prepare_region(arg)));
+	return prepare_tracker(arg);
 }
 
 static int prepare_migration(union arg *arg)
@@ -191,13 +197,17 @@ static int prepare_run(union arg *arg)
 static const struct command {
 	const char *name;
 	unsigned long cmd;
-	size_t size;		/* all of it belongs to the first version */
+	size_t size;
+	size_t first;		/* size in the first version */
 	size_t reserved;	/* offset of a __u32 that must be 0 */
 	unsigned int kinds;	/* what it may be called on */
 	prepare_fn prepare;
 } commands[] = {
 #define COMMAND(name, type, reserved, kinds, prepare) \
-	{ #name, name, sizeof(struct type), reserved, kinds, prepare }
+	{ #name, name, sizeof(struct type), sizeof(struct type), reserved, kinds, prepare }
+/* Its first version ended before a field. */
+#define COMMAND_GROWN(name, type, field, kinds, prepare) \
+	{ #name, name, sizeof(struct type), offsetof(struct type, field), NO_FIELD, kinds, prepare }
 #define ON(kind) (1U << KIND_##kind)
 	COMMAND(MIGR_INFO, migr_info, NO_FIELD, ON(DEVICE), prepare_info),
 	COMMAND(MIGR_REGION_CREATE, migr_region_create,
@@ -216,14 +226,17 @@ static const struct command {
 	COMMAND(MIGR_REGION_PINNED, migr_region_pinned, NO_FIELD, ON(REGION), prepare_region),
 	COMMAND(MIGR_TRACKER_FETCH, migr_tracker_fetch, NO_FIELD, ON(TRACKER),
 		prepare_tracker_fetch),
+	COMMAND(MIGR_TRACKER_LIMIT, migr_limit, NO_FIELD, ON(TRACKER), prepare_tracker),
 	COMMAND(MIGR_MIGRATION_ADD_REGION, migr_migration_add_region, NO_FIELD,
 		ON(SOURCE) | ON(DESTINATION), prepare_add_region),
 	COMMAND(MIGR_MIGRATION_ADD_STREAM, migr_migration_add_stream, NO_FIELD,
 		ON(SOURCE) | ON(DESTINATION), prepare_add_stream),
 	COMMAND(MIGR_MIGRATION_PASS, migr_migration_pass, NO_FIELD,
 		ON(SOURCE) | ON(DESTINATION), prepare_pass),
-	COMMAND(MIGR_MIGRATION_STATUS, migr_migration_status, NO_FIELD,
-		ON(SOURCE) | ON(DESTINATION), prepare_migration),
+	COMMAND_GROWN(MIGR_MIGRATION_STATUS, migr_migration_status, limit,
+		      ON(SOURCE) | ON(DESTINATION), prepare_migration),
+	COMMAND(MIGR_MIGRATION_LIMIT, migr_limit, NO_FIELD, ON(SOURCE) | ON(DESTINATION),
+		prepare_migration),
 	COMMAND(MIGR_STREAM_RUN, migr_stream_run, NO_FIELD, ON(STREAM), prepare_run),
 };
 
@@ -311,10 +324,10 @@ static void sizes(void)
 		const struct command *c = &commands[i];
 		int fd = prepare(c, arg);
 
-		for (n = 0; n < c->size; n++) {
+		for (n = 0; n < c->first; n++) {
 			arg->size = n;
 			ret = test_ioctl(fd, c->cmd, arg);
-			CHECK(ret == -EINVAL, "%s with size %u of %zu: %d", c->name, n, c->size,
+			CHECK(ret == -EINVAL, "%s with size %u of %zu: %d", c->name, n, c->first,
 			      ret);
 		}
 		/* More than anybody will ever need. */
@@ -345,6 +358,15 @@ static void sizes(void)
 		fd = prepare(c, arg);
 		ret = test_ioctl(fd, c->cmd, arg);
 		CHECK(is_accepted(c, ret), "%s with its own size: %d", c->name, ret);
+
+		/* An older program's, which ends earlier. */
+		fd = prepare(c, arg);
+		arg->size = (__u32)c->first;
+		memset(arg->bytes + c->first, 0xff, TEST_PAGE - c->first);
+		ret = test_ioctl(fd, c->cmd, arg);
+		CHECK(is_accepted(c, ret), "%s with its first size: %d", c->name, ret);
+		CHECK(arg->bytes[c->first] == 0xff, "%s wrote behind its first version", c->name);
+		memset(arg->bytes + c->first, 0, TEST_PAGE - c->first);
 	}
 }
 
@@ -423,6 +445,8 @@ static void flags_and_reserved(void)
 		for (bit = 0; bit < 32; bit++) {
 			if (bit == 0 && (c->cmd == MIGR_MIGRATION_PASS ||
 					 c->cmd == MIGR_MIGRATION_ADD_REGION ||
+					 c->cmd == MIGR_TRACKER_LIMIT ||
+					 c->cmd == MIGR_MIGRATION_LIMIT ||
 					 c->cmd == MIGR_MIGRATION_ADD_STREAM))
 				continue;
 			words[1] = 1U << bit;
@@ -584,6 +608,7 @@ static void states(void)
 
 	CALL_ERR(migration_pass(src, 0), EINVAL);
 	CALL_ERR(migration_pass(dst, 0), EINVAL);
+	CALL_ERR(limit_set(dst, MIGR_MIGRATION_LIMIT, 1000), EINVAL);
 	CALL(migration_add_region(src, region, 0));
 	CALL(migration_add_region(dst, other, 0));
 	CALL_ERR(migration_pass(src, 0), EINVAL);
@@ -845,6 +870,11 @@ static void hammer_ioctl(__u64 *seed, union arg *arg, __u64 *bitmap)
 			break;
 		case MIGR_MIGRATION_PASS:
 			arg->pass.flags = rnd(seed) % 4 == 0;
+			break;
+		case MIGR_TRACKER_LIMIT:
+		case MIGR_MIGRATION_LIMIT:
+			arg->limit.flags = rnd(seed) % 2;
+			arg->limit.pages_per_second = rnd(seed) % 4 * 1000;
 			break;
 		}
 	}

@@ -38,6 +38,10 @@ static void events(void)
 	*(volatile unsigned char *)mem_page(&m, 600) = 2;
 	trace_has("migr_fault: region=[0-9]+ page=600 nr=1$");
 	trace_has("migr_collect: region=[0-9]+ first=512 dirty=512 ");
+	CALL(limit_set(tracker, MIGR_TRACKER_LIMIT, 100));
+	trace_has("migr_limit: rate=100$");
+	memset(m.p, 1, 64 * TEST_PAGE);
+	trace_has("migr_slept: ns=[0-9]+$");
 	SYS(close(tracker));
 
 	link_open(&l, unix_pair, 0, &m, &copy, 1);

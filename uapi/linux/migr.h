@@ -43,11 +43,13 @@ enum {
 	MIGR_CMD_REGION_PINNED,
 
 	MIGR_CMD_TRACKER_FETCH = 0x20,
+	MIGR_CMD_TRACKER_LIMIT,
 
 	MIGR_CMD_MIGRATION_ADD_REGION = 0x30,
 	MIGR_CMD_MIGRATION_ADD_STREAM,
 	MIGR_CMD_MIGRATION_PASS,
 	MIGR_CMD_MIGRATION_STATUS,
+	MIGR_CMD_MIGRATION_LIMIT,
 
 	MIGR_CMD_STREAM_RUN = 0x40,
 };
@@ -313,6 +315,44 @@ struct migr_tracker_fetch {
 
 #define MIGR_TRACKER_FETCH _IO(MIGR_IOCTL_TYPE, MIGR_CMD_TRACKER_FETCH)
 
+/* In flags of struct migr_limit. */
+/** define MIGR_LIMIT_SET - set the limit; without it, only look */
+#define MIGR_LIMIT_SET		(1u << 0)
+
+/**
+ * struct migr_limit - ioctl(MIGR_TRACKER_LIMIT), ioctl(MIGR_MIGRATION_LIMIT)
+ * @size: sizeof(struct migr_limit)
+ * @flags: %MIGR_LIMIT_SET or 0
+ * @pages_per_second: the limit, 0: none; in with %MIGR_LIMIT_SET, else out
+ * @slept_ns: out, nanoseconds that writers have slept, all threads together
+ * @sleeps: out, how often one did
+ *
+ * On a tracker or on a migration's source: slow the writers down to so many
+ * pages a second that become dirty, of the tracker's region or of all regions of
+ * the migration together. A page that is dirty already costs its writers nothing.
+ *
+ * A thread that made more than its share of pages dirty sleeps before it goes
+ * back to user mode or into a guest, where it holds no lock. All threads that
+ * write get the same share. A signal ends the sleep, so does any change of the
+ * limit, and so does the end of the tracking. No sleep is longer than a
+ * second, so that a limit of less than about ten pages a second for each
+ * thread is not kept. Kernel threads never sleep, but what they write is
+ * counted, and others sleep for it. What is merged is not: its writers take no
+ * fault.
+ *
+ * EINVAL: the migration is not a source.
+ */
+struct migr_limit {
+	__u32 size;
+	__u32 flags;
+	__aligned_u64 pages_per_second;
+	__aligned_u64 slept_ns;
+	__aligned_u64 sleeps;
+};
+
+#define MIGR_TRACKER_LIMIT _IO(MIGR_IOCTL_TYPE, MIGR_CMD_TRACKER_LIMIT)
+#define MIGR_MIGRATION_LIMIT _IO(MIGR_IOCTL_TYPE, MIGR_CMD_MIGRATION_LIMIT)
+
 /* In flags of struct migr_migration_add_region. */
 /**
  * define MIGR_WRITES_REPORTED - the caller reports the writes to the region
@@ -449,6 +489,9 @@ enum migr_state {
  * @pass_ns: out, nanoseconds that pass has taken, until its acknowledgment
  * @total_ns: out, nanoseconds from the first pass's begin to now, or to the
  *	last pass's acknowledgment
+ * @limit: out, pages a second that writers are held to, 0: no limit; see
+ *	&struct migr_limit
+ * @slept_ns: out, nanoseconds that writers have slept for it
  *
  * All of it is counted by the kernel as it happens and read without stopping
  * anything; fields may be some pages apart from each other during a run.
@@ -473,6 +516,8 @@ struct migr_migration_status {
 	__aligned_u64 pass_wire_bytes;
 	__aligned_u64 pass_ns;
 	__aligned_u64 total_ns;
+	__aligned_u64 limit;
+	__aligned_u64 slept_ns;
 };
 
 #define MIGR_MIGRATION_STATUS _IO(MIGR_IOCTL_TYPE, MIGR_CMD_MIGRATION_STATUS)
