@@ -189,9 +189,25 @@ vm_fault_t migr_tracker_fault(struct migr_tracker *tracker,
 	return VM_FAULT_LOCKED;
 }
 
+/* Take the bits of a word but those of @leave; whether any of these is set. */
+static bool fetch_word(unsigned long *word, unsigned long leave,
+		       unsigned long *taken)
+{
+	unsigned long old;
+
+	*taken = 0;
+	if (!READ_ONCE(*word))
+		return false;
+	old = leave ? atomic_long_fetch_and(leave, (atomic_long_t *)word) :
+		      xchg(word, 0);
+	*taken = old & ~leave;
+	return old & leave;
+}
+
 /* Rule 2a: take the dirty bits of some pages of one chunk. */
 static void fetch_bits(struct migr_tracker *tracker, pgoff_t first,
-		       unsigned int nr, struct migr_batch *batch)
+		       unsigned int nr, const unsigned long *leave,
+		       struct migr_batch *batch)
 {
 	unsigned long chunk = chunk_of(first);
 	pgoff_t start = (pgoff_t)chunk * MIGR_CHUNK_PAGES;
@@ -217,8 +233,8 @@ static void fetch_bits(struct migr_tracker *tracker, pgoff_t first,
 				mark_chunk(tracker, chunk);
 			continue;
 		}
-		if (READ_ONCE(src[i]))
-			batch->dirty[i] = xchg(&src[i], 0);
+		if (fetch_word(&src[i], leave ? leave[i] : 0, &batch->dirty[i]))
+			mark_chunk(tracker, chunk);
 	}
 	batch->nr_dirty = bitmap_weight(batch->dirty, MIGR_CHUNK_PAGES);
 	atomic64_add(batch->nr_dirty, &tracker->nr_fetched);
@@ -522,12 +538,12 @@ void migr_batch_put(struct migr_batch *batch)
 /* migr_tracker_collect(), but the batch's pages are only good if @keep. */
 static int collect(struct migr_tracker *tracker, pgoff_t first,
 		   unsigned int nr, bool quiesced, bool keep,
-		   struct migr_batch *batch)
+		   const unsigned long *leave, struct migr_batch *batch)
 {
 	bool any_large, collected;
 	int ret;
 
-	fetch_bits(tracker, first, nr, batch);
+	fetch_bits(tracker, first, nr, leave, batch);
 	if (!batch->nr_dirty)
 		return 0;
 	ret = lock_folios(tracker, batch, &any_large);
@@ -553,6 +569,7 @@ static int collect(struct migr_tracker *tracker, pgoff_t first,
  *	the region's end
  * @quiesced: nothing writes any more, DMA included: what looks pinned counts
  *	as clean
+ * @leave: pages of the chunk to be left as they are, a bit each; or NULL
  * @batch: out
  *
  * Once it returns, the pages of the batch may be read. A chunk must not be
@@ -564,10 +581,10 @@ static int collect(struct migr_tracker *tracker, pgoff_t first,
  */
 int migr_tracker_collect(struct migr_tracker *tracker, pgoff_t first,
 			 unsigned int nr, bool quiesced,
-			 struct migr_batch *batch)
+			 const unsigned long *leave, struct migr_batch *batch)
 {
 	memset(batch->pages, 0, sizeof(batch->pages));
-	return collect(tracker, first, nr, quiesced, true, batch);
+	return collect(tracker, first, nr, quiesced, true, leave, batch);
 }
 
 /**
@@ -674,7 +691,7 @@ static long fetch_some(struct migr_tracker *tracker, pgoff_t first,
 	}
 
 	nr = min(end - first, MIGR_CHUNK_PAGES - first % MIGR_CHUNK_PAGES);
-	ret = collect(tracker, first, nr, false, false, batch);
+	ret = collect(tracker, first, nr, false, false, NULL, batch);
 	if (ret)
 		return ret;
 	/* x86 and arm64 alike: an unsigned long is a __u64 of the bitmap. */

@@ -85,7 +85,7 @@ vm_fault_t migr_tracker_fault(struct migr_tracker *tracker,
 			      struct vm_fault *vmf);
 int migr_tracker_collect(struct migr_tracker *tracker, pgoff_t first,
 			 unsigned int nr, bool quiesced,
-			 struct migr_batch *batch);
+			 const unsigned long *leave, struct migr_batch *batch);
 void migr_batch_put(struct migr_batch *batch);
 struct file *migr_tracker_create_file(struct file *region_file);
 

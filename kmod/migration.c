@@ -32,6 +32,7 @@ static void migration_free(struct kref *ref)
 
 		if (member->tracker)
 			migr_tracker_stop(member->tracker);
+		migr_hot_destroy(&member->hot);
 		kvfree(member->chunks);
 		fput(member->file);
 	}
@@ -110,6 +111,35 @@ void migr_migration_unclaim(struct migr_migration *migration,
 	spin_lock(&migration->lock);
 	__set_bit(chunk, member->chunks);
 	member->cursor = min(member->cursor, chunk);
+	spin_unlock(&migration->lock);
+}
+
+/**
+ * migr_migration_leave() - ask to leave some hot pages to a later pass
+ * @migration: a source
+ * @nr: how many
+ *
+ * Return: how many of them it may leave.
+ */
+unsigned int migr_migration_leave(struct migr_migration *migration,
+				  unsigned int nr)
+{
+	spin_lock(&migration->lock);
+	nr = min_t(u64, nr, migration->hot_max - migration->hot);
+	migration->hot += nr;
+	spin_unlock(&migration->lock);
+	return nr;
+}
+
+/**
+ * migr_migration_unleave() - pages that were to be left have not been yet
+ * @migration: a source
+ * @nr: how many
+ */
+void migr_migration_unleave(struct migr_migration *migration, unsigned int nr)
+{
+	spin_lock(&migration->lock);
+	migration->hot -= nr;
 	spin_unlock(&migration->lock);
 }
 
@@ -296,7 +326,8 @@ static int start_tracking(struct migr_migration *migration)
 				migr_may_fail(kvcalloc(BITS_TO_LONGS(member->nr_chunks),
 						       sizeof(long),
 						       GFP_KERNEL_ACCOUNT), NULL);
-		if (!member->chunks)
+		if (!member->chunks ||
+		    migr_hot_init(&member->hot, member->nr_chunks))
 			return -ENOMEM;
 		tracker = migr_tracker_start(member->file, member->reported,
 					     migration->limiter);
@@ -307,7 +338,8 @@ static int start_tracking(struct migr_migration *migration)
 	return 0;
 }
 
-static int begin_source_pass(struct migr_migration *migration, bool last)
+static int begin_source_pass(struct migr_migration *migration, bool last,
+			     u64 hot_max)
 {
 	unsigned int i;
 	u64 pages = 0, dirtied = 0;
@@ -339,6 +371,8 @@ static int begin_source_pass(struct migr_migration *migration, bool last)
 	spin_lock(&migration->lock);
 	migration->pass_pages = pages;
 	migration->pass_dirtied = dirtied;
+	migration->hot_max = last ? 0 : hot_max;
+	migration->hot = 0;
 	migration->last = last;
 	spin_unlock(&migration->lock);
 	migr_migration_begin_pass(migration, migration->pass + 1);
@@ -354,7 +388,8 @@ static int migration_ioctl_pass(struct migr_ucmd *ucmd)
 	if (pass->flags & ~MIGR_PASS_LAST)
 		return -EOPNOTSUPP;
 	mutex_lock(&migration->setup);
-	ret = begin_source_pass(migration, pass->flags & MIGR_PASS_LAST);
+	ret = begin_source_pass(migration, pass->flags & MIGR_PASS_LAST,
+				pass->hot_pages_max);
 	mutex_unlock(&migration->setup);
 	return ret;
 }
@@ -390,6 +425,7 @@ static void fill_status(struct migr_migration *migration,
 	status->pinned_pages = total->pinned;
 	status->wire_bytes = total->bytes;
 	status->pass_pages = migration->pass_pages;
+	status->pass_hot_pages = migration->hot;
 	status->pass_sent_pages = in_pass->data + in_pass->zero + in_pass->hole;
 	status->pass_wire_bytes = in_pass->bytes;
 	status->limit = limit.pages_per_second;

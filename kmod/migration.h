@@ -8,6 +8,8 @@
 #include <linux/types.h>
 #include <linux/migr.h>
 
+#include "hot.h"
+
 struct file;
 struct migr_limiter;
 struct migr_region;
@@ -20,6 +22,7 @@ struct migr_tracker;
  * @region: the region
  * @reported: source: its writes are reported
  * @tracker: source: its tracker, from the first pass on
+ * @hot: source: which of its pages are hot
  * @chunks: source: chunks of the current pass that nobody has claimed;
  *	changed under &migr_migration.lock
  * @nr_chunks: chunks in the region
@@ -31,6 +34,7 @@ struct migr_member {
 	struct migr_region *region;
 	bool reported;
 	struct migr_tracker *tracker;
+	struct migr_hot hot;
 	unsigned long *chunks;
 	unsigned long nr_chunks;
 	unsigned long cursor;
@@ -71,6 +75,8 @@ struct migr_counts {
  * @pass_ns: how long the latest acknowledged pass took, 0 during one
  * @total_ns: how long all took, set when the last is acknowledged
  * @pass_pages: dirty when the pass began
+ * @hot_max: hot pages that the pass may leave
+ * @hot: those it has left
  * @pass_dirtied: sum of &migr_tracker.nr_dirtied when the pass began
  * @total: of all passes
  * @in_pass: of the current pass
@@ -94,6 +100,8 @@ struct migr_migration {
 	u64 pass_ns;
 	u64 total_ns;
 	u64 pass_pages;
+	u64 hot_max;
+	u64 hot;
 	u64 pass_dirtied;
 	struct migr_counts total;
 	struct migr_counts in_pass;
@@ -107,6 +115,9 @@ struct migr_member *migr_migration_claim(struct migr_migration *migration,
 					 unsigned long *chunk);
 void migr_migration_unclaim(struct migr_migration *migration,
 			    struct migr_member *member, unsigned long chunk);
+unsigned int migr_migration_leave(struct migr_migration *migration,
+				  unsigned int nr);
+void migr_migration_unleave(struct migr_migration *migration, unsigned int nr);
 void migr_migration_count(struct migr_migration *migration,
 			  const struct migr_counts *counts);
 void migr_migration_begin_pass(struct migr_migration *migration, u32 pass);

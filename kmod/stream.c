@@ -310,12 +310,39 @@ static void put_end(struct migr_stream *stream)
 	stream->step = STEP_SEND_END;
 }
 
+/* Collect a chunk that was claimed, but for its hot pages. */
+static int collect_chunk(struct migr_stream *stream, struct migr_member *member,
+			 unsigned long chunk)
+{
+	pgoff_t first = (pgoff_t)chunk * MIGR_CHUNK_PAGES;
+	struct migr_migration *migration = stream->migration;
+	DECLARE_BITMAP(leave, MIGR_CHUNK_PAGES);
+	unsigned int nr_hot;
+	int ret;
+
+	nr_hot = migr_hot_find(&member->hot, member->tracker, chunk,
+			       migration->pass, leave);
+	nr_hot = migr_migration_leave(migration, nr_hot);
+	migr_hot_trim(leave, nr_hot);
+	ret = migr_tracker_collect(member->tracker, first,
+				   min_t(pgoff_t, MIGR_CHUNK_PAGES,
+					 member->region->nr_pages - first),
+				   migration->last, leave, &stream->batch);
+	if (ret) {
+		memset(stream->batch.pages, 0, sizeof(stream->batch.pages));
+		migr_migration_unleave(migration, nr_hot);
+		return ret;
+	}
+	migr_hot_note(&member->hot, chunk, migration->pass,
+		      stream->batch.dirty, leave);
+	return 0;
+}
+
 static int step_claim(struct migr_stream *stream)
 {
 	struct migr_migration *migration = stream->migration;
 	struct migr_member *member;
 	unsigned long chunk;
-	pgoff_t first;
 	int ret;
 
 	do {
@@ -327,14 +354,8 @@ static int step_claim(struct migr_stream *stream)
 			put_end(stream);
 			return 0;
 		}
-		first = (pgoff_t)chunk * MIGR_CHUNK_PAGES;
-		ret = migr_tracker_collect(member->tracker, first,
-					   min_t(pgoff_t, MIGR_CHUNK_PAGES,
-						 member->region->nr_pages - first),
-					   migration->last, &stream->batch);
+		ret = collect_chunk(stream, member, chunk);
 		if (ret) {
-			memset(stream->batch.pages, 0,
-			       sizeof(stream->batch.pages));
 			migr_migration_unclaim(migration, member, chunk);
 			return ret;
 		}

@@ -374,11 +374,20 @@ static inline int migration_add_stream(int migration, int sock, __u32 flags)
 	return ret ? ret : arg.fd;
 }
 
-static inline int migration_pass(int migration, __u32 flags)
+static inline int migration_pass_hot(int migration, __u32 flags, __u64 hot_pages_max)
 {
-	struct migr_migration_pass arg = { .size = sizeof(arg), .flags = flags };
+	struct migr_migration_pass arg = {
+		.size = sizeof(arg),
+		.flags = flags,
+		.hot_pages_max = hot_pages_max,
+	};
 
 	return test_ioctl(migration, MIGR_MIGRATION_PASS, &arg);
+}
+
+static inline int migration_pass(int migration, __u32 flags)
+{
+	return migration_pass_hot(migration, flags, 0);
 }
 
 static inline int migration_status(int migration, struct migr_migration_status *st)

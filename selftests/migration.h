@@ -66,10 +66,15 @@ static inline void link_receive_join(struct link *l)
 	thread_join_within(l->receiver, 25, "the destination's run");
 }
 
+static inline void link_pass_hot(struct link *l, __u32 flags, __u64 hot_pages_max)
+{
+	CALL(migration_pass_hot(l->source, flags, hot_pages_max));
+	CALL(stream_run(l->source_stream));
+}
+
 static inline void link_pass(struct link *l, __u32 flags)
 {
-	CALL(migration_pass(l->source, flags));
-	CALL(stream_run(l->source_stream));
+	link_pass_hot(l, flags, 0);
 }
 
 static inline void link_close(struct link *l)

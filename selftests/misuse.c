@@ -231,8 +231,8 @@ static const struct command {
 		ON(SOURCE) | ON(DESTINATION), prepare_add_region),
 	COMMAND(MIGR_MIGRATION_ADD_STREAM, migr_migration_add_stream, NO_FIELD,
 		ON(SOURCE) | ON(DESTINATION), prepare_add_stream),
-	COMMAND(MIGR_MIGRATION_PASS, migr_migration_pass, NO_FIELD,
-		ON(SOURCE) | ON(DESTINATION), prepare_pass),
+	COMMAND_GROWN(MIGR_MIGRATION_PASS, migr_migration_pass, hot_pages_max,
+		      ON(SOURCE) | ON(DESTINATION), prepare_pass),
 	COMMAND_GROWN(MIGR_MIGRATION_STATUS, migr_migration_status, limit,
 		      ON(SOURCE) | ON(DESTINATION), prepare_migration),
 	COMMAND(MIGR_MIGRATION_LIMIT, migr_limit, NO_FIELD, ON(SOURCE) | ON(DESTINATION),
@@ -870,6 +870,7 @@ static void hammer_ioctl(__u64 *seed, union arg *arg, __u64 *bitmap)
 			break;
 		case MIGR_MIGRATION_PASS:
 			arg->pass.flags = rnd(seed) % 4 == 0;
+			arg->pass.hot_pages_max = rnd(seed) % 64;
 			break;
 		case MIGR_TRACKER_LIMIT:
 		case MIGR_MIGRATION_LIMIT:

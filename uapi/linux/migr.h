@@ -430,9 +430,16 @@ struct migr_migration_add_stream {
  * struct migr_migration_pass - ioctl(MIGR_MIGRATION_PASS) on a source
  * @size: sizeof(struct migr_migration_pass)
  * @flags: %MIGR_PASS_LAST or 0
+ * @hot_pages_max: how many hot pages the pass may leave; nothing with
+ *	%MIGR_PASS_LAST, which leaves none
  *
  * Begin the next pass over what is dirty now; the first one starts the
  * tracking and covers everything. The stream's run then carries it out.
+ *
+ * A page is hot if it is dirty when its turn comes in this pass, and was so in
+ * the pass before, the first pass not counted: sending it is no use while it is
+ * written again each time. One that is left stays dirty, costs its writers
+ * nothing, and is left again by the passes that follow, up to the last.
  *
  * EINVAL: not a source, or no stream. EBUSY: the pass before has not been
  * carried out, or a region is tracked by someone else. EPIPE: the stream has
@@ -442,6 +449,7 @@ struct migr_migration_add_stream {
 struct migr_migration_pass {
 	__u32 size;
 	__u32 flags;
+	__aligned_u64 hot_pages_max;
 };
 
 #define MIGR_MIGRATION_PASS _IO(MIGR_IOCTL_TYPE, MIGR_CMD_MIGRATION_PASS)
@@ -492,6 +500,8 @@ enum migr_state {
  * @limit: out, pages a second that writers are held to, 0: no limit; see
  *	&struct migr_limit
  * @slept_ns: out, nanoseconds that writers have slept for it
+ * @pass_hot_pages: out, hot pages that pass has left, see
+ *	&struct migr_migration_pass; they are among @dirty_pages
  *
  * All of it is counted by the kernel as it happens and read without stopping
  * anything; fields may be some pages apart from each other during a run.
@@ -518,6 +528,7 @@ struct migr_migration_status {
 	__aligned_u64 total_ns;
 	__aligned_u64 limit;
 	__aligned_u64 slept_ns;
+	__aligned_u64 pass_hot_pages;
 };
 
 #define MIGR_MIGRATION_STATUS _IO(MIGR_IOCTL_TYPE, MIGR_CMD_MIGRATION_STATUS)

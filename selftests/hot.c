@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Pages that are written between every two passes are left to the last one: the
+ * right ones, no more than asked for, and none is lost.
+ */
+#include "migration.h"
+#include "workload.h"
+
+#define PAGES		4096UL
+#define PASSES		12U
+/* One page in 64, so eight in each chunk. */
+#define HOT		64UL
+#define HOT_STEP	(PAGES / HOT)
+/* Written in each pass, but others every time. */
+#define COLD		100UL
+
+static void scribble(const struct mem *m, __u64 page, __u64 stamp)
+{
+	__atomic_store_n((__u64 *)mem_page(m, page), stamp, __ATOMIC_RELAXED);
+}
+
+static void write_hot(const struct mem *m, __u64 stamp)
+{
+	__u64 i;
+
+	for (i = 0; i < HOT; i++)
+		scribble(m, i * HOT_STEP, stamp);
+}
+
+/* The hot pages, some cold ones, and some that are written every second time. */
+static void guest_writes(const struct mem *m, unsigned int pass)
+{
+	__u64 i;
+
+	write_hot(m, pass);
+	for (i = 0; i < COLD; i++)
+		scribble(m, (pass * COLD + i) % (PAGES / 4) * 4 + 1, pass);
+	for (i = 0; pass % 2 && i < COLD; i++)
+		scribble(m, i * 4 + 2, pass);
+	/* Pages that wait for the LRU look pinned, and dirty again. */
+	lru_drain();
+}
+
+/* Returns how many pages went over the wire with their content. */
+static __u64 migrate(__u64 hot_pages_max)
+{
+	struct mem m = mem_new(PAGES), copy = mem_new(PAGES);
+	struct migr_migration_status st;
+	__u64 seed = test_seed, dirtied;
+	unsigned int pass;
+	struct link l;
+
+	fill_random(m.p, m.len, &seed);
+	lru_drain();
+	link_open(&l, unix_pair, 0, &m, &copy, 1);
+	link_receive_start(&l);
+	for (pass = 1; pass < PASSES; pass++) {
+		link_pass_hot(&l, 0, hot_pages_max);
+		st = link_status(l.source);
+		CHECK_EQ(st.pass_hot_pages, pass < 3 ? 0 : hot_pages_max);
+		CHECK_EQ(st.dirty_pages, st.pass_hot_pages);
+		dirtied = st.pass_dirtied_pages;
+		write_hot(&m, pass);
+		st = link_status(l.source);
+		CHECK_EQ(st.pass_dirtied_pages - dirtied, HOT - st.pass_hot_pages);
+		guest_writes(&m, pass);
+	}
+	link_pass_hot(&l, MIGR_PASS_LAST, hot_pages_max);
+	link_receive_join(&l);
+	CHECK_EQ(l.received, 0);
+	st = link_status(l.source);
+	CHECK_EQ(st.pass_hot_pages, 0);
+	CHECK_EQ(st.dirty_pages, 0);
+	CHECK(first_difference(m.p, copy.p, m.len) < 0, "page %lld differs",
+	      first_difference(m.p, copy.p, m.len) / (long long)TEST_PAGE);
+	diag("at most %llu left: %llu data pages, %llu pinned, %llu bytes",
+	     (unsigned long long)hot_pages_max, (unsigned long long)st.data_pages,
+	     (unsigned long long)st.pinned_pages, (unsigned long long)st.wire_bytes);
+	link_close(&l);
+	return st.data_pages;
+}
+
+/* Each is sent in passes 1 and 2 and in the last one, else in every pass. */
+static void left_to_the_last(void)
+{
+	__u64 all = migrate(0), with = migrate(HOT), half = migrate(HOT / 2 + 3);
+
+	CHECK_EQ(all - with, HOT * (PASSES - 3));
+	CHECK_EQ(all - half, (HOT / 2 + 3) * (PASSES - 3));
+}
+
+/* One that has cooled down arrives all the same. */
+static void cooled_down(void)
+{
+	struct mem m = mem_new(PAGES), copy = mem_new(PAGES);
+	struct link l;
+	unsigned int pass;
+
+	memset(m.p, 1, m.len);
+	lru_drain();
+	link_open(&l, unix_pair, 0, &m, &copy, 1);
+	link_receive_start(&l);
+	for (pass = 1; pass < PASSES; pass++) {
+		if (pass < 5)
+			write_hot(&m, pass + 1000);
+		lru_drain();
+		link_pass_hot(&l, 0, PAGES);
+	}
+	CHECK_EQ(link_status(l.source).pass_hot_pages, HOT);
+	link_pass(&l, MIGR_PASS_LAST);
+	link_receive_join(&l);
+	CHECK_EQ(l.received, 0);
+	CHECK(first_difference(m.p, copy.p, m.len) < 0, "page %lld differs",
+	      first_difference(m.p, copy.p, m.len) / (long long)TEST_PAGE);
+	link_close(&l);
+}
+
+/* Under writers that do not wait for passes to end. */
+static void no_lost_write(void)
+{
+	struct mem m = mem_new(PAGES), copy = mem_new(PAGES);
+	__u64 left = 0;
+	struct workload w;
+	unsigned int i;
+	struct link l;
+
+	workload_start(&w, &m, MEET_PARALLEL);
+	gate_open(w.gate);
+	link_open(&l, tcp_pair, 0, &m, &copy, 1);
+	link_receive_start(&l);
+	for (i = 1; i < 30; i++) {
+		workload_turn(&w);
+		link_pass_hot(&l, 0, PAGES / 16);
+		left += link_status(l.source).pass_hot_pages;
+	}
+	gate_close(w.gate);
+	link_pass(&l, MIGR_PASS_LAST);
+	link_receive_join(&l);
+	CHECK_EQ(l.received, 0);
+	diag("%llu pages left in %u passes", (unsigned long long)left, i);
+	CHECK(left, "no page was ever left");
+	CHECK(first_difference(m.p, copy.p, m.len) < 0, "page %lld differs",
+	      first_difference(m.p, copy.p, m.len) / (long long)TEST_PAGE);
+	link_close(&l);
+	workload_stop(&w);
+}
+
+static const struct test_case cases[] = {
+	CASE_WITHIN(left_to_the_last, 90),
+	CASE(cooled_down),
+	CASE_WITHIN(no_lost_write, 120),
+};
+
+int main(int argc, char **argv)
+{
+	return test_main(cases, ARRAY_SIZE(cases), argc, argv);
+}
