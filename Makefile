@@ -41,7 +41,7 @@ all: lib tools
 
 lib_objects := $(patsubst lib/%.c,$B/lib/%.o,$(wildcard lib/*.c))
 # Linked into the tools statically, so that they run from the build folder.
-libs := -ljansson -lpthread
+libs := -ljansson -lpthread -lm
 
 lib: $B/lib/libmigr.a $B/lib/libmigr.so $B/lib/libmigr.pc
 

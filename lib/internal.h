@@ -94,6 +94,7 @@ struct prediction {
 	uint64_t least_dirty;		/* fewest dirty pages left after a pass */
 	uint32_t stalled;		/* passes since then */
 	uint32_t passes;
+	uint32_t slowed;		/* passes with a limit to what the VM writes */
 };
 
 enum verdict {
@@ -107,6 +108,11 @@ uint64_t prediction_after_pass(struct prediction *p,
 			       uint32_t page_size, uint64_t fixed_ns);
 enum verdict prediction_verdict(const struct prediction *p, uint64_t predicted_ns,
 				uint64_t limit_ns, uint32_t pass_limit);
+uint64_t prediction_slow(struct prediction *p, const struct migr_migration_status *status,
+			 uint32_t page_size, uint64_t fixed_ns, uint64_t limit_ns,
+			 uint32_t pass_limit);
+uint64_t prediction_hot_pages(const struct prediction *p, uint32_t page_size, uint64_t fixed_ns,
+			      uint64_t limit_ns);
 
 /*
  * One side of a migration in the kernel, with the thread that runs its stream.
@@ -141,7 +147,9 @@ struct migration_region *migration_region(struct migration *g, uint32_t id);
 uint64_t migration_ram_bytes(const struct migration *g);
 int migration_create(struct migration *g, enum migr_role role, uint32_t region_flags);
 int migration_add_stream(struct migration *g, int socket, uint32_t flags);
-int migration_pass(struct migration *g, uint32_t flags);
+int migration_pass(struct migration *g, uint32_t flags, uint64_t hot_pages_max);
+/* Pages a second that the VM may make dirty; 0: no limit. */
+int migration_limit(struct migration *g, uint64_t pages_per_second);
 int migration_status(struct migration *g, struct migr_migration_status *status);
 int migration_digest(struct migration *g, struct migr_digest *digest);
 /* Start the stream's thread; done_fd becomes readable when its run returned. */

@@ -183,6 +183,8 @@ struct migr_pass {
 	uint64_t dirtied_pages;		/* written since it began */
 	uint64_t wire_bytes;
 	uint64_t ns;
+	uint64_t hot_pages;		/* written in every pass, and left to the last one */
+	uint64_t limit;			/* pages a second the VM might write; 0: any number */
 };
 
 /* Filled by the run of either side, as far as it came. */
@@ -260,6 +262,7 @@ struct migr_source_options {
 	uint32_t prepare_timeout_ms;	/* 120000: for the destination to start its VMM */
 	bool verify;			/* compare digests in the pause */
 	bool copy;			/* MIGR_STREAM_COPY */
+	bool no_slowdown;		/* never slow the VM's writes down: the pause may be long */
 	/*
 	 * MIGR_WRITES_REPORTED: the memory is not write-protected, collect()
 	 * tells of every write, or it is lost.

@@ -148,9 +148,13 @@ int migration_add_stream(struct migration *g, int socket, uint32_t flags)
 	return 0;
 }
 
-int migration_pass(struct migration *g, uint32_t flags)
+int migration_pass(struct migration *g, uint32_t flags, uint64_t hot_pages_max)
 {
-	struct migr_migration_pass pass = { .size = sizeof(pass), .flags = flags };
+	struct migr_migration_pass pass = {
+		.size = sizeof(pass),
+		.flags = flags,
+		.hot_pages_max = hot_pages_max,
+	};
 	int error;
 
 	if (!ioctl(g->fd, MIGR_MIGRATION_PASS, &pass))
@@ -160,6 +164,22 @@ int migration_pass(struct migration *g, uint32_t flags)
 		return error_set(g->error, -error,
 				 "the writes to this memory are tracked already: is it being migrated or backed up?");
 	return error_set(g->error, -error, "the kernel refused a pass: %s", strerror(error));
+}
+
+int migration_limit(struct migration *g, uint64_t pages_per_second)
+{
+	struct migr_limit limit = {
+		.size = sizeof(limit),
+		.flags = MIGR_LIMIT_SET,
+		.pages_per_second = pages_per_second,
+	};
+	int error;
+
+	if (!ioctl(g->fd, MIGR_MIGRATION_LIMIT, &limit))
+		return 0;
+	error = errno;
+	return error_set(g->error, -error, "cannot limit what the VM writes: %s",
+			 strerror(error));
 }
 
 int migration_status(struct migration *g, struct migr_migration_status *status)

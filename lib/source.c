@@ -334,6 +334,8 @@ static int record_pass(struct migr_source *s)
 		.dirtied_pages = st->pass_dirtied_pages,
 		.wire_bytes = st->pass_wire_bytes,
 		.ns = st->pass_ns,
+		.hot_pages = st->pass_hot_pages,
+		.limit = st->limit,
 	};
 	s->passes = passes;
 	r->passes = passes;
@@ -341,11 +343,11 @@ static int record_pass(struct migr_source *s)
 	return 0;
 }
 
-static int pass(struct migr_source *s, uint32_t flags)
+static int pass(struct migr_source *s, uint32_t flags, uint64_t hot_pages_max)
 {
 	int error;
 
-	error = migration_pass(&s->migration, flags);
+	error = migration_pass(&s->migration, flags, hot_pages_max);
 	if (!error)
 		error = migration_start(&s->migration);
 	if (!error)
@@ -359,9 +361,24 @@ static int pass(struct migr_source *s, uint32_t flags)
 	return error;
 }
 
+/* Have the VM write less, if it writes too much for one more pass to help. */
+static int slow_down(struct migr_source *s, uint64_t fixed, uint64_t limit)
+{
+	struct migr_migration_status *st = &s->progress.status;
+	uint64_t pages;
+
+	/* Writes that are reported take no fault to be slowed down in. */
+	if (s->options.no_slowdown || s->options.reported)
+		return 0;
+	pages = prediction_slow(&s->prediction, st, s->progress.page_size, fixed, limit,
+				s->options.pass_limit);
+	return pages == st->limit ? 0 : migration_limit(&s->migration, pages);
+}
+
 /* Passes while the VM runs, until stopping it is short enough, or no more helps. */
 static int live_passes(struct migr_source *s)
 {
+	uint32_t page_size = s->progress.page_size;
 	uint64_t fixed = PAUSE_ROUND_TRIPS * s->round_trip_ns + s->options.state_ms * NS_PER_MS;
 	uint64_t limit = s->options.downtime_limit_ms * NS_PER_MS;
 	enum verdict verdict;
@@ -373,17 +390,20 @@ static int live_passes(struct migr_source *s)
 	if (error)
 		return error;
 	do {
-		error = pass(s, 0);
+		error = pass(s, 0, prediction_hot_pages(&s->prediction, page_size, fixed, limit));
 		if (error)
 			return error;
-		predicted = prediction_after_pass(&s->prediction, &s->progress.status,
-						  s->progress.page_size, fixed);
+		predicted = prediction_after_pass(&s->prediction, &s->progress.status, page_size,
+						  fixed);
 		s->progress.predicted_downtime_ns = predicted;
 		error = report(s);
 		if (error < 0)
 			return error;
 		verdict = prediction_verdict(&s->prediction, predicted, limit,
 					     s->options.pass_limit);
+		error = verdict == VERDICT_AGAIN ? slow_down(s, fixed, limit) : 0;
+		if (error)
+			return error;
 	} while (verdict == VERDICT_AGAIN);
 	s->result->predicted_downtime_ns = predicted;
 	s->result->limit_exceeded = verdict == VERDICT_EXCEEDS;
@@ -533,7 +553,7 @@ static int migrate(struct migr_source *s, const char *address)
 	if (error)
 		return error;
 	phase(s, MIGR_PHASE_LAST_PASS);
-	error = pass(s, MIGR_PASS_LAST);
+	error = pass(s, MIGR_PASS_LAST, 0);
 	if (!error && s->options.verify)
 		error = verify(s);
 	if (!error)
@@ -552,6 +572,8 @@ static int fail_back(struct migr_source *s, int error)
 
 	why = s->error;
 	migration_stop(&s->migration);
+	if (s->prediction.slowed)
+		migration_limit(&s->migration, 0);
 	if (s->pause_called) {
 		error_set(&s->error, 0, "the VMM could not resume it");
 		resumed = s->ops->resume(s, s->data);

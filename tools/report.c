@@ -87,14 +87,16 @@ static double mib(uint64_t bytes)
 /* Pages of the current pass that are still to go, at most. */
 static uint64_t pages_left(const struct migr_migration_status *st)
 {
-	return st->pass_pages > st->pass_sent_pages ? st->pass_pages - st->pass_sent_pages : 0;
+	uint64_t done = st->pass_sent_pages + st->pass_hot_pages;
+
+	return st->pass_pages > done ? st->pass_pages - done : 0;
 }
 
 static void progress_json(const struct migr_progress *p)
 {
 	const struct migr_migration_status *st = &p->status;
 
-	print_json(json_pack("{s:s, s:s, s:f, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f}",
+	print_json(json_pack("{s:s, s:s, s:f, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:I, s:I, s:f}",
 			     "type", "progress",
 			     "phase", migr_phase_name(p->phase),
 			     "elapsed_ms", ms(p->elapsed_ns),
@@ -107,7 +109,10 @@ static void progress_json(const struct migr_progress *p)
 			     "sent_bytes", (json_int_t)st->wire_bytes,
 			     "bytes_per_second", (json_int_t)p->bytes_per_second,
 			     "pass_ms", ms(st->pass_ns),
-			     "predicted_downtime_ms", ms(p->predicted_downtime_ns)));
+			     "predicted_downtime_ms", ms(p->predicted_downtime_ns),
+			     "hot_pages", (json_int_t)st->pass_hot_pages,
+			     "limit_pages_per_second", (json_int_t)st->limit,
+			     "slept_ms", ms(st->slept_ns)));
 }
 
 static void progress_line(const struct migr_progress *p)
@@ -169,12 +174,14 @@ static json_t *passes_json(const struct migr_result *r)
 		const struct migr_pass *p = &r->passes[i];
 
 		json_array_append_new(list,
-				      json_pack("{s:I, s:I, s:I, s:I, s:f}",
+				      json_pack("{s:I, s:I, s:I, s:I, s:f, s:I, s:I}",
 						"pages", (json_int_t)p->pages,
 						"sent_pages", (json_int_t)p->sent_pages,
 						"dirtied_pages", (json_int_t)p->dirtied_pages,
 						"wire_bytes", (json_int_t)p->wire_bytes,
-						"ms", ms(p->ns)));
+						"ms", ms(p->ns),
+						"hot_pages", (json_int_t)p->hot_pages,
+						"limit_pages_per_second", (json_int_t)p->limit));
 	}
 	return list;
 }
@@ -233,6 +240,7 @@ static json_t *result_json(const struct migr_result *r, const char *vm, const ch
 		json_object_set_new(o, "predicted_downtime_ms",
 				    json_real(ms(r->predicted_downtime_ns)));
 		json_object_set_new(o, "downtime_limit_exceeded", json_boolean(r->limit_exceeded));
+		json_object_set_new(o, "slept_ms", json_real(ms(st->slept_ns)));
 		json_object_set_new(o, "pass_list", passes_json(r));
 	}
 	if (sentence)
@@ -256,6 +264,9 @@ static void summary(const struct migr_result *r, const char *vm, bool source)
 	       (unsigned long long)st->zero_pages, (unsigned long long)st->hole_pages);
 	printf("  stream      %.1f MiB in %u passes, %.0f Mbit/s\n", mib(st->wire_bytes),
 	       st->passes, megabits_per_second(r));
+	if (source && st->slept_ns)
+		printf("  slowdown    in the end to %llu pages a second; its threads slept %.1f s\n",
+		       (unsigned long long)st->limit, st->slept_ns / 1e9);
 	printf("  state       %.1f KiB\n", r->state_bytes / 1024.0);
 	if (r->verified) {
 		migr_digest_hex(&r->source_digest, hex);

@@ -21,6 +21,7 @@ static const char help[] =
 "      --downtime-limit MS  stop the VM when its pause would be this short (300)\n"
 "      --pass-limit N       passes before it is stopped anyway (30)\n"
 "      --timeout S          without progress or an answer, give up (30)\n"
+"      --no-slowdown        do not slow down a VM that writes faster than is sent\n"
 "      --verify             in the pause, compare digests of the memory\n"
 "      --keep               leave the source's QEMU, paused; default: end it\n"
 "      --copy               copy pages into the socket instead of lending them\n"
@@ -63,11 +64,15 @@ static void handle_signals(struct migr_source *s)
 /* -1: go on; else an exit status. */
 static int parse(int argc, char **argv, struct arguments *a)
 {
-	enum { DOWNTIME = 1, PASSES, TIMEOUT, VERIFY, KEEP, COPY, QMP, JSON, REPORT, HELP };
+	enum {
+		DOWNTIME = 1, PASSES, TIMEOUT, NO_SLOWDOWN, VERIFY, KEEP, COPY, QMP, JSON, REPORT,
+		HELP
+	};
 	static const struct option options[] = {
 		{ "downtime-limit", required_argument, NULL, DOWNTIME },
 		{ "pass-limit", required_argument, NULL, PASSES },
 		{ "timeout", required_argument, NULL, TIMEOUT },
+		{ "no-slowdown", no_argument, NULL, NO_SLOWDOWN },
 		{ "verify", no_argument, NULL, VERIFY },
 		{ "keep", no_argument, NULL, KEEP },
 		{ "copy", no_argument, NULL, COPY },
@@ -94,6 +99,7 @@ static int parse(int argc, char **argv, struct arguments *a)
 				return EXIT_USAGE;
 			o->timeout_ms = seconds * 1000;
 		}
+		o->no_slowdown |= c == NO_SLOWDOWN;
 		o->verify |= c == VERIFY;
 		o->copy |= c == COPY;
 		a->keep |= c == KEEP;

@@ -322,6 +322,10 @@ static int fake_ioctl(int fd, unsigned long request, void *arg)
 		*(struct migr_migration_status *)arg = g->status;
 		return 0;
 	}
+	if (request == MIGR_MIGRATION_LIMIT && g) {
+		g->status.limit = ((struct migr_limit *)arg)->pages_per_second;
+		return 0;
+	}
 	if (request == MIGR_STREAM_RUN) {
 		g = fake_find(fd, true);
 		if (!g)

@@ -94,12 +94,129 @@ static void test_pass_limit(void **state)
 	assert_int_equal(passes, 7);
 }
 
+/* 1 GiB/s, and a guest that writes to 4 GiB at a rate of its own, or slower. */
+#define LINK_PAGES	262144.0
+#define GUEST_PAGES	1048576.0
+
+struct guest {
+	double rate;		/* pages a second, if nobody slows it down */
+	uint64_t dirty, hot;
+	uint64_t limit, first_limit, least_limit;
+	uint32_t passes, slow_passes;
+	enum verdict verdict;
+};
+
+static void migrate(struct guest *g, uint64_t limit_ns, uint32_t pass_limit)
+{
+	struct prediction p = { 0 };
+	double seconds, rate;
+	uint64_t ns;
+
+	g->dirty = GUEST_PAGES;
+	do {
+		struct migr_migration_status st = { .pass_hot_pages = g->hot, .limit = g->limit };
+
+		st.pass_wire_bytes = (g->dirty - g->hot) * PAGE;
+		seconds = (g->dirty - g->hot) / LINK_PAGES;
+		st.pass_ns = seconds * NS_PER_S;
+		rate = g->limit && g->limit < g->rate ? g->limit : g->rate;
+		g->dirty = g->hot + (rate * seconds < GUEST_PAGES ? rate * seconds : GUEST_PAGES);
+		st.dirty_pages = g->dirty;
+		ns = prediction_after_pass(&p, &st, PAGE, 10 * NS_PER_MS);
+		g->passes++;
+		g->slow_passes += !!g->limit;
+		g->verdict = prediction_verdict(&p, ns, limit_ns, pass_limit);
+		if (g->verdict != VERDICT_AGAIN)
+			break;
+		g->limit = prediction_slow(&p, &st, PAGE, 10 * NS_PER_MS, limit_ns, pass_limit);
+		g->first_limit = g->first_limit ? g->first_limit : g->limit;
+		if (g->limit && (!g->least_limit || g->limit < g->least_limit))
+			g->least_limit = g->limit;
+	} while (g->passes < 100);
+}
+
+static void test_slowed(void **state)
+{
+	struct guest g = { .rate = 2 * LINK_PAGES };
+
+	(void)state;
+	migrate(&g, LIMIT, 30);
+	assert_int_equal(g.verdict, VERDICT_FITS);
+	assert_in_range(g.slow_passes, 1, 5);
+	/* 16 times too much is left, with the margin: a fifth root of a 17th. */
+	assert_in_range(g.first_limit, 0.55 * LINK_PAGES, 0.62 * LINK_PAGES);
+	/* It was right from the first: it stays about the same. */
+	assert_in_range(g.least_limit, 0.9 * g.first_limit, g.first_limit);
+}
+
+/* Just too fast for the link: it is hardly slowed down at all. */
+static void test_slowed_a_little(void **state)
+{
+	struct guest g = { .rate = 1.05 * LINK_PAGES };
+
+	(void)state;
+	migrate(&g, 3500 * NS_PER_MS, 30);
+	assert_int_equal(g.verdict, VERDICT_FITS);
+	assert_true(g.least_limit > 0.9 * LINK_PAGES);
+}
+
+static void test_slowed_within_passes(void **state)
+{
+	struct guest g = { .rate = 2 * LINK_PAGES };
+
+	(void)state;
+	migrate(&g, LIMIT, 4);
+	assert_int_equal(g.verdict, VERDICT_FITS);
+	assert_int_equal(g.passes, 4);
+}
+
+static void test_slowed_with_hot_pages(void **state)
+{
+	struct guest g = { .rate = 2 * LINK_PAGES, .hot = 30000 };
+
+	(void)state;
+	migrate(&g, LIMIT, 30);
+	assert_int_equal(g.verdict, VERDICT_FITS);
+	assert_true(g.dirty > g.hot);
+	assert_in_range(g.slow_passes, 1, 6);
+}
+
+static void test_not_slowed(void **state)
+{
+	struct guest slow = { .rate = 0.8 * LINK_PAGES }, hopeless = { .rate = 2 * LINK_PAGES };
+
+	(void)state;
+	migrate(&slow, LIMIT, 30);
+	assert_int_equal(slow.verdict, VERDICT_FITS);
+	assert_int_equal(slow.first_limit, 0);
+	/* The limit is less than what does not depend on the pages. */
+	migrate(&hopeless, 5 * NS_PER_MS, 30);
+	assert_int_equal(hopeless.verdict, VERDICT_EXCEEDS);
+	assert_int_equal(hopeless.first_limit, 0);
+}
+
+static void test_hot_pages(void **state)
+{
+	struct prediction p = { 0 };
+
+	(void)state;
+	assert_int_equal(prediction_hot_pages(&p, PAGE, 10 * NS_PER_MS, LIMIT), 0);
+	pass(&p, 1 << 30, NS_PER_S, 1);
+	/* Half of 290 ms at 1 GiB/s. */
+	assert_in_range(prediction_hot_pages(&p, PAGE, 10 * NS_PER_MS, LIMIT), 38000, 38020);
+	assert_int_equal(prediction_hot_pages(&p, PAGE, LIMIT, LIMIT), 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_rate), cmocka_unit_test(test_small_vm),
 		cmocka_unit_test(test_converging), cmocka_unit_test(test_stalled),
-		cmocka_unit_test(test_pass_limit),
+		cmocka_unit_test(test_pass_limit), cmocka_unit_test(test_slowed),
+		cmocka_unit_test(test_slowed_a_little),
+		cmocka_unit_test(test_slowed_within_passes),
+		cmocka_unit_test(test_slowed_with_hot_pages), cmocka_unit_test(test_not_slowed),
+		cmocka_unit_test(test_hot_pages),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
