@@ -301,7 +301,7 @@ static struct folio *wait_lock(struct xa_state *xas, struct folio *folio,
 
 	folio_get(folio);
 	xas_unlock_irq(xas);
-	if (migr_may_fail(folio_lock_killable(folio), -EINTR)) {
+	if (folio_lock_killable(folio)) {
 		locked = ERR_PTR(-EINTR);
 	} else if (folio->mapping != mapping) {
 		folio_unlock(folio);
@@ -314,6 +314,18 @@ static struct folio *wait_lock(struct xa_state *xas, struct folio *folio,
 	xas_set(xas, index);
 	xas_lock_irq(xas);
 	return locked;
+}
+
+static struct folio *lock_found(struct xa_state *xas, struct folio *folio,
+				struct address_space *mapping, pgoff_t index)
+{
+	if (RULE_BROKEN(2)) {
+		folio_get(folio);
+		return folio;
+	}
+	if (folio_trylock(folio))
+		return folio;
+	return wait_lock(xas, folio, mapping, index);
 }
 
 /*
@@ -348,10 +360,9 @@ static int lock_folios(struct migr_tracker *tracker, struct migr_batch *batch,
 			folio = cache_entry(&xas, index);
 			if (!folio || xa_is_value(folio))
 				continue;
-			if (RULE_BROKEN(2))
-				folio_get(folio);
-			else if (!migr_may_fail(folio_trylock(folio), false))
-				folio = wait_lock(&xas, folio, mapping, index);
+			folio = migr_may_fail(lock_found(&xas, folio, mapping,
+							 index),
+					      ERR_PTR(-EINTR));
 			if (IS_ERR(folio))
 				ret = PTR_ERR(folio);
 			if (IS_ERR_OR_NULL(folio))
