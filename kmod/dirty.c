@@ -296,6 +296,7 @@ static void *cache_entry(struct xa_state *xas, pgoff_t index)
  */
 static struct folio *wait_lock(struct xa_state *xas, struct folio *folio,
 			       struct address_space *mapping, pgoff_t index)
+	__must_hold(&xas->xa->xa_lock)
 {
 	struct folio *locked = folio;
 
