@@ -93,6 +93,12 @@ struct migr_region {
 int migr_region_take(struct migr *m, pid_t pid, struct migr_region *regions,
 		     unsigned int max);
 
+/*
+ * How many pages of a region are pinned for DMA now, which looks through all of
+ * its memory. They are sent in every pass. See struct migr_region_pinned.
+ */
+int migr_region_pinned(struct migr *m, int region, uint64_t *pages);
+
 /* XXH3, 128 bit, high half first. */
 struct migr_digest {
 	uint8_t bytes[16];

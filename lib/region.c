@@ -48,6 +48,17 @@ int migr_region_info(struct migr *m, int region, struct migr_region_info *info)
 			 strerror(error));
 }
 
+int migr_region_pinned(struct migr *m, int region, uint64_t *pages)
+{
+	struct migr_region_pinned a = { .size = sizeof(a) };
+
+	if (ioctl(region, MIGR_REGION_PINNED, &a))
+		return error_set(&m->error, -errno, "cannot look for pinned pages: %s",
+				 strerror(errno));
+	*pages = a.pages;
+	return 0;
+}
+
 int migr_region_map(struct migr *m, int region, void **address, size_t *length)
 {
 	struct migr_region_info info;

@@ -7,6 +7,7 @@
 #include "migration.h"
 #include "slow_disk.h"
 #include "workload.h"
+#include "migr.h"
 
 #include <libaio.h>
 #include <liburing.h>
@@ -406,17 +407,19 @@ static void pinned_while_idle(void)
 	struct direct_read r = { .to = mem_page(&m, 130), .len = READ_PAGES * TEST_PAGE };
 	struct migr_tracker_fetch f;
 	struct slow_disk d;
+	struct migr *migr;
 	struct shadow s;
-	__u64 pages;
+	uint64_t pages;
 
 	slow_disk_open(&d);
 	r.fd = open_direct(SLOW_DISK);
-	CALL(region_pinned(m.fd, &pages));
+	CALL(migr_open(&migr));
+	CALL(migr_region_pinned(migr, m.fd, &pages));
 	CHECK_EQ(pages, 0);
 	uring_open(&r);
 	pin(&r);
 	CHECK_EQ(r.ret, 0);
-	CALL(region_pinned(m.fd, &pages));
+	CALL(migr_region_pinned(migr, m.fd, &pages));
 	CHECK_EQ(pages, READ_PAGES);
 	shadow_start(&s, &m);
 	shadow_pass(&s);
@@ -429,7 +432,7 @@ static void pinned_while_idle(void)
 
 	CALL(io_uring_unregister_buffers(&r.ring));
 	tracker_settle(s.tracker, m.pages);
-	CALL(region_pinned(m.fd, &pages));
+	CALL(migr_region_pinned(migr, m.fd, &pages));
 	CHECK_EQ(pages, 0);
 	SYS(close(r.fd));
 	slow_disk_close(&d);

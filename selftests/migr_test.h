@@ -277,15 +277,6 @@ static inline int region_track(int region)
 	return ret ? ret : arg.fd;
 }
 
-static inline int region_pinned(int region, __u64 *pages)
-{
-	struct migr_region_pinned arg = { .size = sizeof(arg) };
-	int ret = test_ioctl(region, MIGR_REGION_PINNED, &arg);
-
-	*pages = arg.pages;
-	return ret;
-}
-
 static inline int tracker_fetch(int tracker, __u64 first, __u64 nr, void *bitmap,
 				struct migr_tracker_fetch *out)
 {

@@ -850,15 +850,15 @@ static void bitmap_in_region(void)
 	}
 }
 
-/* Fetch, compare, and stop and start while the gate's writers write, 200 times. */
-static void switch_rounds(const struct mem *m, struct gate *gate, int passes)
+/* Fetch, compare, and stop and start while the gate's writers write. */
+static void switch_rounds(const struct mem *m, struct gate *gate, int rounds, int passes)
 {
 	struct shadow s;
 	int round, i;
 	__u64 lost;
 
 	shadow_start(&s, m);
-	for (round = 0; round < 200; round++) {
+	for (round = 0; round < rounds; round++) {
 		for (i = 0; i < passes; i++)
 			shadow_pass(&s);
 		gate_close(gate);
@@ -888,7 +888,7 @@ static void switching(void)
 	gate->writers = 2;
 	threads[0] = thread_start(hammer_thread, &w[0]);
 	threads[1] = thread_start(hammer_thread, &w[1]);
-	switch_rounds(&m, gate, 4);
+	switch_rounds(&m, gate, 1000, 2);
 	thread_join(threads[0]);
 	thread_join(threads[1]);
 	diag("%llu and %llu stamps", (unsigned long long)w[0].stamp,
@@ -945,7 +945,7 @@ static void mapping_meanwhile(void)
 	if (!pid)
 		fork_writer(&forker);
 	thread = thread_start(mapper_thread, &mapper);
-	switch_rounds(&m, gate, 6);
+	switch_rounds(&m, gate, 200, 6);
 	thread_join(thread);
 	child_join(pid);
 	diag("%llu stamps", (unsigned long long)mapper.stamp);
@@ -976,7 +976,7 @@ static const struct test_case cases[] = {
 	CASE(merges_meanwhile),
 	CASE(bad_merges),
 	CASE(bitmap_in_region),
-	CASE(switching),
+	CASE_WITHIN(switching, 120),
 	CASE(mapping_meanwhile),
 };
 

@@ -164,6 +164,27 @@ static void tell(const struct arguments *a, struct qemu *q, struct migr_source *
 		     a->report);
 }
 
+/* That a device can write to the VM's memory behind our back, if any can. */
+static bool tell_pinned(struct migr *m, const struct arguments *a, const struct vm *vm)
+{
+	uint64_t pinned = 0, pages;
+
+	for (int i = 0; i < vm->nr_regions; i++) {
+		if (migr_region_pinned(m, vm->regions[i].fd, &pages)) {
+			complain("%s", migr_error(m));
+			return false;
+		}
+		pinned += pages;
+	}
+	if (a->json)
+		print_json(json_pack("{s:s, s:I}", "type", "preflight", "pinned_pages",
+				     (json_int_t)pinned));
+	else if (pinned)
+		printf("%llu pages are pinned for DMA, by an assigned device or a registered buffer: they are sent in every pass\n",
+		       (unsigned long long)pinned);
+	return true;
+}
+
 static int send_vm(struct migr *m, struct arguments *a, const struct vm *vm, struct qemu *q)
 {
 	struct migr_source *s;
@@ -208,6 +229,8 @@ static int send_found(struct migr *m, struct arguments *a, const struct vm *vm)
 				vm->pid);
 	for (int i = 0; i < vm->nr_regions; i++)
 		ram += vm->regions[i].info.length;
+	if (!tell_pinned(m, a, vm))
+		return EXIT_HERE;
 	if (!qemu_source_open(&q, path, ram))
 		return complain("%s", q.qmp.error.s);
 	status = send_vm(m, a, vm, &q);

@@ -214,7 +214,8 @@ case_bad_send() {
 case_unix_report() {
 	start_on_migr && receive $socket || return 1
 	says 0 '"phase":"passes"' "$migr" send --json --report "$MIGR_OUT/report" $pid $socket || return 1
-	result outcome:moved "vm:$name" ram_bytes:67108864 && ended $pid && received || return 1
+	result outcome:moved "vm:$name" ram_bytes:67108864 && ended $pid && received &&
+		[ "$(json_field "$MIGR_OUT/said" preflight pinned_pages)" = 0 ] || return 1
 	[ "$(cat "$MIGR_OUT/report")" = "$(tail -n 1 "$MIGR_OUT/said")" ] ||
 		{ echo "the report differs: $(cat "$MIGR_OUT/report")"; return 1; }
 	[ ! -e "${socket#unix:}" ] || { echo "migr receive left its socket"; return 1; }
