@@ -147,8 +147,8 @@ static void holders_not_looked_for(void)
 
 static void punches_not_told(void)
 {
-	MUST_FAIL(5, { "track", "holes_count" }, { "mappings", "punches" },
-		  { "mappings", "removals" });
+	/* Among many writers a punched page is soon written again, which is told. */
+	MUST_FAIL(5, { "track", "holes_count" });
 }
 
 static void new_mappings_not_tracked(void)

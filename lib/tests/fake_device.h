@@ -341,6 +341,12 @@ static int fake_ioctl(int fd, unsigned long request, void *arg)
 		info->id = st.st_ino;
 		return 0;
 	}
+	if (request == MIGR_REGION_CREATE) {
+		struct migr_region_create *a = arg;
+
+		a->fd = fake_memfd(FAKE_NAME);
+		return ftruncate(a->fd, a->length);
+	}
 	if (request == MIGR_REGION_MERGE)
 		return fake_merge(fd, arg);
 	if (request == MIGR_MIGRATION_CREATE)

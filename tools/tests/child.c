@@ -3,6 +3,7 @@
  * The guardian of an arriving VMM, when 'migr receive' is killed: this program
  * again, in the place of QEMU, tells what happens to it.
  */
+#define _GNU_SOURCE
 #include <stdarg.h>
 #include <stddef.h>
 #include <setjmp.h>
@@ -19,6 +20,7 @@
 #include <cmocka.h>
 
 #include "tool.h"
+#include "tests/fake_device.h"
 
 #define REPORT		"MIGR_TEST_REPORT"
 #define WAIT_MS		20000
