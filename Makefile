@@ -234,7 +234,7 @@ $B/bench/trackers: bench/trackers.c
 	$(Q)$(CC) $(CPPFLAGS) -Iselftests $(CFLAGS) -MMD -MP -MF $@.d -o $@ $< -lpthread
 
 bench: deps kernels
-	$(Q)selftests/deps jq gnuplot-nox
+	$(Q)selftests/deps jq gnuplot-nox bsdextrautils
 	$(Q)$(MAKE) --no-print-directory all modules guest $B/vm/hold_kvm \
 		$B/bench/qemu_migrate $B/bench/trackers
 	$(Q)bench/run $(SUITE)

@@ -1,4 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Which call of the module fails next, for the tests. Takes no locks.
+ */
 #include <linux/atomic.h>
 #include <linux/moduleparam.h>
 

@@ -227,8 +227,8 @@ static struct writer *writer_find(struct migr_limiter *limiter)
 		if (writer_is_dead(writer))
 			writer_free(writer);
 	}
-	writer = kzalloc(sizeof(*writer),
-			 GFP_NOWAIT | __GFP_NOWARN | __GFP_ACCOUNT);
+	writer = migr_may_fail(kzalloc(sizeof(*writer), GFP_NOWAIT |
+				       __GFP_NOWARN | __GFP_ACCOUNT), NULL);
 	if (!writer)
 		return NULL;
 	writer->pid = get_pid(pid);

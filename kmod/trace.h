@@ -29,7 +29,7 @@ TRACE_EVENT(migr_fault,
 		  __entry->page, __entry->nr)
 );
 
-/* The dirty pages of a chunk were fetched and protected. */
+/* The dirty pages of a chunk were collected. */
 TRACE_EVENT(migr_collect,
 	TP_PROTO(const struct migr_region *region, pgoff_t first,
 		 unsigned int dirty, unsigned int pinned),

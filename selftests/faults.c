@@ -388,12 +388,37 @@ static void migrating(void)
 	each_fails(&(struct operation){ prepare_move, migrate, end_move }, &move, 7);
 }
 
+static long write_limited(void *arg)
+{
+	struct tracked *t = arg;
+
+	CALL(limit_set(t->tracker, MIGR_TRACKER_LIMIT, 1000000));
+	write_some(t, t->mem.p);
+	return 0;
+}
+
+static void check_limited(void *arg, long ret)
+{
+	(void)ret;
+	check_written(arg);
+}
+
+/* A writer whom there is no memory to slow down is not, and that is all. */
+static void writing_under_a_limit(void)
+{
+	struct tracked t;
+
+	track_clean(&t);
+	each_fails(&(struct operation){ nothing, write_limited, check_limited }, &t, 0);
+}
+
 static const struct test_case cases[] = {
 	CASE(creating_a_region),
 	CASE(mapping_the_device),
 	CASE(starting_to_track),
 	CASE(mapping_a_tracked_region),
 	CASE(collecting),
+	CASE(writing_under_a_limit),
 	CASE(merging),
 	CASE(creating_a_migration),
 	CASE(adding_a_stream),

@@ -140,9 +140,9 @@ static void entry_left_dirty(void)
 
 static void holders_not_looked_for(void)
 {
-	MUST_FAIL(4, { "dma", "disk_reads" }, { "dma", "loop_reads" }, { "dma", "reads_meanwhile" },
-		  { "dma", "pinned_while_idle" }, { "dma", "pinned_in_migration" },
-		  { "poison", "tracked" });
+	MUST_FAIL(4, { "dma", "disk_reads" }, { "dma", "file_reads" }, { "dma", "loop_reads" },
+		  { "dma", "reads_meanwhile" }, { "dma", "pinned_while_idle" },
+		  { "dma", "pinned_in_migration" }, { "poison", "tracked" });
 }
 
 static void punches_not_told(void)
@@ -178,6 +178,7 @@ static void swapped_page_a_hole(void)
 static void not_protected(void)
 {
 	MUST_FAIL(20, { "mappings", "remaps" }, { "mappings", "forks" }, { "mappings", "locks" },
+		  { "mappings", "dropped_entries" },
 		  { "placement", "compaction" }, { "placement", "moved_pages" },
 		  { "placement", "migrated_processes" }, { "swap", "limited_memory" },
 		  { "backends", "received_packets" }, { "backends", "received_meanwhile" },

@@ -172,6 +172,7 @@ struct migr_migration_create {
 #define MIGR_MIGRATION_CREATE _IO(MIGR_IOCTL_TYPE, MIGR_CMD_MIGRATION_CREATE)
 
 /* In state of struct migr_region_info. */
+/** define MIGR_REGION_TRACKED - writes to the region are being tracked */
 #define MIGR_REGION_TRACKED	(1u << 0)
 
 /**
@@ -336,9 +337,9 @@ struct migr_tracker_fetch {
  * write get the same share. A signal ends the sleep, so does any change of the
  * limit, and so does the end of the tracking. No sleep is longer than a
  * second, so that a limit of less than about ten pages a second for each
- * thread is not kept. Kernel threads never sleep, but what they write is
- * counted, and others sleep for it. What is merged is not: its writers take no
- * fault.
+ * thread is not kept. Kernel threads, and workers of io_uring and vhost, never
+ * sleep, but what they write is counted, and others sleep for it. What is merged
+ * is not: its writers take no fault.
  *
  * EINVAL: the migration is not a source.
  */
