@@ -546,9 +546,13 @@ static pgoff_t stream_first(const struct migr_stream *stream)
 /*
  * Take the pages that the next content goes into. A new one is locked until it
  * has content, which saves clearing it first. One that has some may be in use.
+ *
+ * Who else has the socket can hold its lock while it waits for the page that it
+ * receives into: then none is kept locked. If only we have it, nobody can get it.
  */
 static int take_pages(struct migr_stream *stream, unsigned int nr)
 {
+	bool shared = file_count(stream->sock->file) > 1;
 	struct file *file = stream->member->file;
 	unsigned int i = stream->next;
 
@@ -564,7 +568,8 @@ static int take_pages(struct migr_stream *stream, unsigned int nr)
 			return stream->nr_bvecs ? 0 : PTR_ERR(folio);
 		stream_add_page(stream, folio_file_page(folio, index));
 		/* The lock of a large folio would be taken twice. */
-		if (folio_test_uptodate(folio) || folio_test_large(folio)) {
+		if (shared || folio_test_uptodate(folio) ||
+		    folio_test_large(folio)) {
 			folio_get(folio);
 			migr_write_end(file, index, 0, folio);
 		}
