@@ -76,18 +76,27 @@ static bool fill(struct qmp *q, uint64_t deadline_ns)
 	return closed(q);
 }
 
-/* The next object, whatever it is. */
+/* The end of the first line that ends behind from; NULL if none does. */
+static char *line_end(struct qmp *q, size_t from)
+{
+	return q->length > from ? memchr(q->buffer + from, '\n', q->length - from) : NULL;
+}
+
+/* The next object, whatever it is. A pretty monitor's takes several lines. */
 static json_t *next(struct qmp *q, uint64_t deadline_ns)
 {
+	json_error_t error;
 	json_t *object;
-	size_t length;
+	size_t length = 0;
 	char *end;
 
-	while (!(end = q->length ? memchr(q->buffer, '\n', q->length) : NULL))
-		if (!fill(q, deadline_ns))
-			return NULL;
-	length = end + 1 - q->buffer;
-	object = json_loadb(q->buffer, length, 0, NULL);
+	do {
+		while (!(end = line_end(q, length)))
+			if (!fill(q, deadline_ns))
+				return NULL;
+		length = end + 1 - q->buffer;
+		object = json_loadb(q->buffer, length, 0, &error);
+	} while (!object && json_error_code(&error) == json_error_premature_end_of_input);
 	q->length -= length;
 	memmove(q->buffer, q->buffer + length, q->length);
 	if (!object)

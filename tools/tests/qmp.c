@@ -51,6 +51,28 @@ static void test_late_reply(void **state)
 	close(fd);
 }
 
+/* -qmp-pretty */
+static void test_several_lines(void **state)
+{
+	json_auto_t *result = NULL;
+	struct qmp q;
+	int fd;
+
+	(void)state;
+	fd = attach(&q);
+	put(fd, "{\n    \"event\": \"STOP\"\r\n}\r\n"
+		"{\n    \"return\": {\n        \"status\": \"running\"\n    },\n"
+		"    \"id\": 2\n}\r\n");
+	assert_true(qmp_command(&q, "query-status", NULL, &result));
+	assert_string_equal(json_string_value(json_object_get(result, "status")), "running");
+	assert_int_equal(json_array_size(q.events), 1);
+	put(fd, "}\n");
+	assert_false(qmp_command(&q, "cont", NULL, NULL));
+	assert_string_equal(q.error.s, "QEMU's monitor sent something else than JSON");
+	qmp_close(&q);
+	close(fd);
+}
+
 /* What QEMU cannot parse it refuses without a number. */
 static void test_refused(void **state)
 {
@@ -83,7 +105,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_late_reply), cmocka_unit_test(test_refused),
-		cmocka_unit_test(test_ended),
+		cmocka_unit_test(test_ended), cmocka_unit_test(test_several_lines),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
