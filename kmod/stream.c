@@ -494,10 +494,15 @@ static int step_recv_head(struct migr_stream *stream)
 	}
 }
 
+/* The first page of the chunk that arrives. */
+static pgoff_t stream_first(const struct migr_stream *stream)
+{
+	return (pgoff_t)stream->frame.value * MIGR_CHUNK_PAGES;
+}
+
 static int step_recv_masks(struct migr_stream *stream)
 {
 	struct migr_region *region = stream->member->region;
-	pgoff_t first = stream->frame.value * MIGR_CHUNK_PAGES;
 	int ret;
 
 	ret = stream_recv(stream);
@@ -505,7 +510,7 @@ static int step_recv_masks(struct migr_stream *stream)
 		return ret;
 	ret = migr_wire_get_masks(&stream->head.masks, &stream->frame,
 				  min_t(pgoff_t, MIGR_CHUNK_PAGES,
-					region->nr_pages - first),
+					region->nr_pages - stream_first(stream)),
 				  (u64 *)stream->data, (u64 *)stream->zero);
 	if (ret)
 		return ret;
@@ -536,11 +541,6 @@ static void stream_filled(struct migr_stream *stream, size_t bytes)
 		stream->next = find_next_bit(stream->data, MIGR_CHUNK_PAGES,
 					     stream->next + 1);
 	}
-}
-
-static pgoff_t stream_first(const struct migr_stream *stream)
-{
-	return (pgoff_t)stream->frame.value * MIGR_CHUNK_PAGES;
 }
 
 /*
@@ -640,7 +640,7 @@ static int recv_page(struct migr_stream *stream)
 static int punch_zeroes(struct migr_stream *stream)
 {
 	struct migr_member *member = stream->member;
-	pgoff_t first = stream->frame.value * MIGR_CHUNK_PAGES;
+	pgoff_t first = stream_first(stream);
 	unsigned int from, to;
 	int ret;
 
