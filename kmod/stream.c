@@ -786,9 +786,23 @@ static int stream_ioctl_run(struct migr_ucmd *ucmd)
 	return ret;
 }
 
+/* Without stream->run: it is for a stream that runs, and waits. */
+static int stream_ioctl_shutdown(struct migr_ucmd *ucmd)
+{
+	struct migr_stream *stream = ucmd->file->private_data;
+	struct migr_stream_shutdown *shutdown = ucmd->cmd;
+
+	if (shutdown->flags)
+		return -EOPNOTSUPP;
+	kernel_sock_shutdown(stream->sock, SHUT_RDWR);
+	return 0;
+}
+
 static const struct migr_ioctl_op stream_ioctl_ops[] = {
 	MIGR_IOCTL_OP(MIGR_STREAM_RUN, stream_ioctl_run, struct migr_stream_run,
 		      flags),
+	MIGR_IOCTL_OP(MIGR_STREAM_SHUTDOWN, stream_ioctl_shutdown,
+		      struct migr_stream_shutdown, flags),
 };
 
 static long stream_ioctl(struct file *file, unsigned int cmd, unsigned long arg)

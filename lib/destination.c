@@ -373,13 +373,11 @@ static int take_stream(struct migr_destination *d, struct control *c)
 	int error;
 
 	error = migration_create(&d->migration, MIGR_ROLE_DESTINATION, 0);
-	if (error) {
-		close(c->fd);
-		return error;
-	}
-	error = migration_add_stream(&d->migration, c->fd, 0);
+	if (!error)
+		error = migration_add_stream(&d->migration, c->fd, 0);
 	if (!error)
 		error = control_send(c, json_pack("{s:s}", "type", "go"));
+	close(c->fd);
 	if (!error)
 		error = migration_start(&d->migration);
 	return error;

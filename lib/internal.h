@@ -129,7 +129,6 @@ struct migration {
 	struct error *error;
 	int fd;				/* the kernel's migration */
 	int stream;			/* the kernel's stream */
-	int socket;			/* the stream's connection */
 	int done_fd;			/* eventfd: the run has returned */
 	pthread_t thread;
 	bool running;

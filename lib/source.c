@@ -204,18 +204,14 @@ static int connect_stream(struct migr_source *s, const char *address, const char
 	/* Here a pass is always answered in time. */
 	if (!error && setsockopt(c.fd, SOL_SOCKET, SO_RCVTIMEO, &t, sizeof(t)) < 0)
 		error = error_set(&s->error, -errno, "cannot set the stream's time limit");
-	if (error) {
-		close(c.fd);
-		return error;
-	}
-	error = migration_create(&s->migration, MIGR_ROLE_SOURCE,
-				 s->options.reported ? MIGR_WRITES_REPORTED : 0);
-	if (error) {
-		close(c.fd);
-		return error;
-	}
-	return migration_add_stream(&s->migration, c.fd,
-				    s->options.copy ? MIGR_STREAM_COPY : 0);
+	if (!error)
+		error = migration_create(&s->migration, MIGR_ROLE_SOURCE,
+					 s->options.reported ? MIGR_WRITES_REPORTED : 0);
+	if (!error)
+		error = migration_add_stream(&s->migration, c.fd,
+					     s->options.copy ? MIGR_STREAM_COPY : 0);
+	close(c.fd);
+	return error;
 }
 
 static int set_up(struct migr_source *s, const char *address)

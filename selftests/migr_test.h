@@ -395,6 +395,13 @@ static inline int stream_run(int stream)
 	return test_ioctl(stream, MIGR_STREAM_RUN, &arg);
 }
 
+static inline int stream_shutdown(int stream)
+{
+	struct migr_stream_shutdown arg = { .size = sizeof(arg) };
+
+	return test_ioctl(stream, MIGR_STREAM_SHUTDOWN, &arg);
+}
+
 /* --------------------------------------------------------------- memory */
 
 /* A region and one mapping of all of it. */

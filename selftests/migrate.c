@@ -848,6 +848,20 @@ static void two_runners(void)
 	expect_failed(&s, ECONNRESET);
 }
 
+/* The same by the stream alone, as often as one likes. */
+static void shut_down(void)
+{
+	struct lone_source s = lone_source(unix_pair, 1000);
+	struct runner r;
+
+	runner_start(&r, &s);
+	CALL(stream_shutdown(s.stream));
+	CALL(stream_shutdown(s.stream));
+	thread_join(r.thread);
+	CHECK_EQ(r.ret, -ECONNRESET);
+	expect_failed(&s, ECONNRESET);
+}
+
 /* Closing descriptors in any order during a run does not end it. */
 static void closed_meanwhile(void)
 {
@@ -1372,6 +1386,59 @@ static void destination_times_out(void)
 	CHECK_EQ(link_status(d.migration).error, ETIMEDOUT);
 }
 
+static void destination_shut_down(void)
+{
+	struct mem m = mem_new(100);
+	struct lone_destination d = lone_destination(&m);
+	struct runner r = { .stream = d.stream };
+
+	r.thread = thread_start(runner_thread, &r);
+	CALL(stream_shutdown(d.stream));
+	thread_join(r.thread);
+	CHECK_EQ(r.ret, -ECONNRESET);
+	CHECK_EQ(link_status(d.migration).error, ECONNRESET);
+}
+
+/*
+ * Who holds the socket and waits for a page, and who holds the page and waits for
+ * the socket, would wait for ever.
+ */
+static void somebody_else_receives(void)
+{
+	/* What waits in the socket, without making the sender wait. */
+	size_t len = 32 * TEST_PAGE;
+	unsigned char *pages = private_alloc(len);
+	unsigned int i, stolen = 0;
+	struct stat st;
+
+	memset(pages, 0xbd, len);
+	for (i = 0; i < 200; i++) {
+		struct mem m = mem_new(MIGR_WIRE_CHUNK_PAGES);
+		struct lone_destination d = lone_destination(&m);
+		struct runner r = { .stream = d.stream };
+		struct head h = frame_chunk(0);
+
+		memset(h.masks.data, 0xff, sizeof(h.masks.data));
+		h.hdr.length = htole32(sizeof(h.masks) + MIGR_WIRE_CHUNK_PAGES * TEST_PAGE);
+		send_all(d.peer, &h, sizeof(h));
+		send_all(d.peer, pages, len);
+		r.thread = thread_start(runner_thread, &r);
+		/* It has taken the first page. */
+		do {
+			SYS(fstat(m.fd, &st));
+		} while (!st.st_blocks);
+		stolen += recv(d.sock, m.p, len, MSG_DONTWAIT) > 0;
+		SYS(shutdown(d.peer, SHUT_WR));
+		thread_join(r.thread);
+		CHECK_EQ(r.ret, -ECONNRESET);
+		lone_destination_close(&d);
+		SYS(munmap(m.p, m.len));
+		SYS(close(m.fd));
+		SYS(close(m.dev));
+	}
+	CHECK(stolen, "the stream was always first");
+}
+
 static const struct test_case cases[] = {
 	CASE(unix_lent),
 	CASE(unix_copied),
@@ -1391,6 +1458,7 @@ static const struct test_case cases[] = {
 	CASE(good_answer),
 	CASE(source_times_out),
 	CASE(two_runners),
+	CASE(shut_down),
 	CASE(closed_meanwhile),
 	CASE(signal_restarts),
 	CASE(signal_interrupts),
@@ -1404,6 +1472,8 @@ static const struct test_case cases[] = {
 	CASE(garbage),
 	CASE(regions_do_not_match),
 	CASE(destination_times_out),
+	CASE(destination_shut_down),
+	CASE(somebody_else_receives),
 };
 
 int main(int argc, char **argv)

@@ -81,6 +81,7 @@ union arg {
 	struct migr_migration_pass pass;
 	struct migr_migration_status status;
 	struct migr_stream_run run;
+	struct migr_stream_shutdown shutdown;
 	unsigned char bytes[3 * TEST_PAGE];
 };
 
@@ -238,6 +239,7 @@ static const struct command {
 	COMMAND(MIGR_MIGRATION_LIMIT, migr_limit, NO_FIELD, ON(SOURCE) | ON(DESTINATION),
 		prepare_migration),
 	COMMAND(MIGR_STREAM_RUN, migr_stream_run, NO_FIELD, ON(STREAM), prepare_run),
+	COMMAND(MIGR_STREAM_SHUTDOWN, migr_stream_shutdown, NO_FIELD, ON(STREAM), prepare_run),
 };
 
 /* A page whose end is the end of what is mapped. */
@@ -421,8 +423,8 @@ static void read_only_arguments(void)
 		SYS(mprotect(arg, sizeof(*arg), PROT_READ));
 		ret = test_ioctl(fd, c->cmd, arg);
 		SYS(mprotect(arg, sizeof(*arg), PROT_READ | PROT_WRITE));
-		if (c->cmd == MIGR_STREAM_RUN || c->cmd == MIGR_MIGRATION_PASS ||
-		    c->cmd == MIGR_MIGRATION_ADD_REGION)
+		if (c->cmd == MIGR_STREAM_RUN || c->cmd == MIGR_STREAM_SHUTDOWN ||
+		    c->cmd == MIGR_MIGRATION_PASS || c->cmd == MIGR_MIGRATION_ADD_REGION)
 			CHECK(is_accepted(c, ret), "%s has no answer to give: %d", c->name, ret);
 		else
 			CHECK(ret == -EFAULT, "%s with a read-only argument: %d", c->name, ret);

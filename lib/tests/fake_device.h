@@ -332,6 +332,13 @@ static int fake_ioctl(int fd, unsigned long request, void *arg)
 			return fake_fail(ENOTTY);
 		return g->role == MIGR_ROLE_SOURCE ? fake_send(g) : fake_receive(g);
 	}
+	if (request == MIGR_STREAM_SHUTDOWN) {
+		g = fake_find(fd, true);
+		if (!g)
+			return fake_fail(ENOTTY);
+		shutdown(g->socket, SHUT_RDWR);
+		return 0;
+	}
 	if (request == MIGR_REGION_INFO && fake_is(fd, FAKE_NAME)) {
 		struct migr_region_info *info = arg;
 		struct stat st;

@@ -52,6 +52,7 @@ enum {
 	MIGR_CMD_MIGRATION_LIMIT,
 
 	MIGR_CMD_STREAM_RUN = 0x40,
+	MIGR_CMD_STREAM_SHUTDOWN,
 };
 
 /** define MIGR_ABI_VERSION - version of this interface */
@@ -561,5 +562,22 @@ struct migr_stream_run {
 };
 
 #define MIGR_STREAM_RUN _IO(MIGR_IOCTL_TYPE, MIGR_CMD_STREAM_RUN)
+
+/**
+ * struct migr_stream_shutdown - ioctl(MIGR_STREAM_SHUTDOWN) on a stream
+ * @size: sizeof(struct migr_stream_shutdown)
+ * @flags: must be 0
+ *
+ * Shut its connection down both ways, from any thread: who runs it, or would
+ * next, gets ECONNRESET, and so does the peer. Does not wait, and succeeds if
+ * the connection is gone already. So nobody has to keep the socket: one that
+ * only the stream has is received from faster.
+ */
+struct migr_stream_shutdown {
+	__u32 size;
+	__u32 flags;
+};
+
+#define MIGR_STREAM_SHUTDOWN _IO(MIGR_IOCTL_TYPE, MIGR_CMD_STREAM_SHUTDOWN)
 
 #endif /* _UAPI_LINUX_MIGR_H */
