@@ -140,6 +140,8 @@ take_guest() {
 # The kernels of the hosts, turn by turn; in "6.1 6.12" the destination's differs.
 read -ra kernels <<< "${MIGR_KERNELS:-6.1 6.12}"
 
+# Hosts have one CPU, with which emulated guests are safe: see Documentation/testing.rst.
+
 # What the calling script does on a pair of hosts, where it is called again as
 # "source" and "destination". Arguments: kernels, folder for what it leaves,
 # seconds, and what more the two are told.
@@ -148,7 +150,7 @@ on_hosts() {
 
 	shift 3
 	"$here/pair" --source-kernel "${kernel% *}" --destination-kernel "${kernel#* }" \
-		--memory 1500M --timeout "$seconds" --out "$out" --logs "$out/hosts" --no-tty \
+		--cpus 1 --memory 1500M --timeout "$seconds" --out "$out" --logs "$out/hosts" --no-tty \
 		-- "$self" source "$@" -- "$self" destination "$@"
 }
 
@@ -157,7 +159,7 @@ on_host() {
 	local kernel=$1 out=$2 seconds=$3
 
 	shift 3
-	"$here/run" --kernel "$kernel" --timeout "$seconds" --out "$out" \
+	"$here/run" --kernel "$kernel" --cpus 1 --timeout "$seconds" --out "$out" \
 		--console "$out/console" --no-tty -- "$self" host "$@"
 }
 

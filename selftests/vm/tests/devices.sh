@@ -125,16 +125,4 @@ case ${1:-} in
 host)	host "$2"; exit ;;
 esac
 
-echo "KTAP version 1"
-echo "1..4"
-n=0
-for kernel in 6.1 6.12; do
-	out=$top/build/check/devices-$kernel
-	rm -rf "$out"
-	mkdir -p "$out"
-	echo "# Linux $kernel"
-	"$here/run" --kernel $kernel --memory 2G --timeout 400 --no-tty --out "$out" \
-		--console "$out/console" -- "$self" host $n ||
-		echo "Bail out! the host with Linux $kernel failed"
-	n=$((n + 2))
-done
+on_each_kernel on_host 2 "the host has neither failed nor complained" devices 400

@@ -616,8 +616,13 @@ do_cases() {
 		await_line "$MIGR_OUT/$peer.$n" ok 150 || return 1
 		# This host's trouble is above; the other one's is in its log.
 		[ "$(cat "$MIGR_OUT/$peer.$n")" = ok ] || result="not ok"
-		[ "$result" != ok ] || at=$after
 		echo "$result $n $what"
+		if [ "$result" != ok ]; then
+			# The next case would begin nobody knows where.
+			tail -v -n 20 "$console" "$MIGR_OUT"/{qemu,receive}."$case" 2>/dev/null
+			return 1
+		fi
+		at=$after
 	done 9<<< "$cases"
 }
 
