@@ -5,8 +5,8 @@
  */
 #include <linux/bitops.h>
 #include <linux/errno.h>
-#include <linux/kernel.h>
-#include <linux/string.h>
+#include <linux/types.h>
+#include <asm/byteorder.h>
 
 #include "wire.h"
 
