@@ -4,6 +4,7 @@
 # make module     migr.ko for the running kernel, or the one of KDIR
 # make install    all of these, below DESTDIR and prefix
 # make check      all tests (TESTS='pattern ...' for some of them)
+# make fuzz       the parsers of what a peer sends, for FUZZ_SECONDS each
 # make bench      migr beside its peers (SUITE=tracking for one)
 # make demo       migrate a running guest between two kernels, and show it
 # make lint       checkpatch, sparse and W=1
@@ -33,7 +34,7 @@ say = $(if $(V),,@printf '  %-7s %s\n' $(1) $(2))
 .DELETE_ON_ERROR:
 .SECONDARY:
 .PHONY: FORCE all lib tools module modules install selftests unit guest deps \
-	kernels check demo bench lint clean
+	kernels check fuzz demo bench lint clean
 
 all: lib tools
 
@@ -217,6 +218,9 @@ $B/guest/cmdline: Makefile
 check: deps kernels
 	$(Q)$(MAKE) --no-print-directory all unit modules selftests guest
 	$(Q)selftests/run $(TESTS)
+
+fuzz: deps
+	$(Q)FUZZ_SECONDS=$(or $(FUZZ_SECONDS),60) selftests/fuzz.sh
 
 demo: deps kernels
 	$(Q)$(MAKE) --no-print-directory all modules guest $B/vm/hold_kvm

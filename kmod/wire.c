@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * Making frames, and checking those that arrive: nothing a peer sends is
- * believed before it has been here. No locks, no state.
+ * believed before it has been here. No locks, no state. Also built in user space
+ * and fuzzed there, see selftests/fuzz/wire.c.
  */
 #include <linux/bitops.h>
 #include <linux/errno.h>

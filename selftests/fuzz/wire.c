@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * kmod/wire.c against Documentation/wire-protocol.rst: what it makes of any
+ * bytes must be what that page says, read here a second time, bytewise.
+ *
+ * Input: 16 bits, how many pages the chunk has in its region, the highest one
+ * telling to make the length fit the masks, which mutations seldom do; then a
+ * header; then masks.
+ */
+#include <assert.h>
+#include <errno.h>
+#include <stdbool.h>
+#include <string.h>
+
+#include <asm/byteorder.h>
+
+#include "../../kmod/wire.h"
+#include "fuzz.h"
+
+#define CHUNK_PAGES	512
+#define PAGE_BYTES	4096
+#define MASK_BYTES	(CHUNK_PAGES / 8)
+
+struct input {
+	uint8_t pages[2];
+	uint8_t hdr[32];
+	uint8_t masks[2 * MASK_BYTES];
+};
+
+static uint64_t le(const uint8_t *bytes, unsigned int count)
+{
+	uint64_t value = 0;
+
+	while (count--)
+		value = value << 8 | bytes[count];
+	return value;
+}
+
+static bool in_mask(const uint8_t *mask, unsigned int page)
+{
+	return mask[page / 8] >> page % 8 & 1;
+}
+
+static bool in_words(const __u64 *words, unsigned int page)
+{
+	return words[page / 64] >> page % 64 & 1;
+}
+
+static uint32_t length_of(const uint8_t *masks)
+{
+	uint32_t length = 2 * MASK_BYTES;
+
+	for (unsigned int page = 0; page < CHUNK_PAGES; page++)
+		length += in_mask(masks, page) ? PAGE_BYTES : 0;
+	return length;
+}
+
+/* What the page says of a header. */
+static int hdr_verdict(const uint8_t *hdr)
+{
+	uint64_t type = hdr[5], flags = le(hdr + 6, 2), region = le(hdr + 8, 4);
+	uint64_t length = le(hdr + 24, 4), reserved = le(hdr + 28, 4);
+
+	if (memcmp(hdr, "MIGR", 4))
+		return -EPROTO;
+	if (hdr[4] != 1)
+		return -EPROTONOSUPPORT;
+	if (reserved)
+		return -EPROTO;
+	if (type == 1)
+		return !flags && length >= 2 * MASK_BYTES &&
+		       !((length - 2 * MASK_BYTES) % PAGE_BYTES) &&
+		       (length - 2 * MASK_BYTES) / PAGE_BYTES <= CHUNK_PAGES ? 0 : -EPROTO;
+	if (type == 2 || type == 3)
+		return flags <= 1 && !region && !length ? 0 : -EPROTO;
+	return -EPROTO;
+}
+
+/* And of masks after a valid header. */
+static int masks_verdict(const uint8_t *hdr, const uint8_t *masks, unsigned int pages)
+{
+	for (unsigned int page = 0; page < CHUNK_PAGES; page++) {
+		bool data = in_mask(masks, page), zero = in_mask(masks + MASK_BYTES, page);
+
+		if ((data && zero) || (page >= pages && (data || zero)))
+			return -EPROTO;
+	}
+	return le(hdr + 24, 4) == length_of(masks) ? 0 : -EPROTO;
+}
+
+static int get_hdr(const struct migr_wire_hdr *hdr, struct migr_wire_frame *frame)
+{
+	struct migr_wire_hdr seen = *hdr;
+
+	/* Parsers that overlook something, for the test of this test. */
+#ifdef BROKEN_RESERVED
+	seen.reserved = 0;
+#endif
+#ifdef BROKEN_FLAGS
+	seen.flags &= MIGR_WIRE_LAST;
+#endif
+#ifdef BROKEN_REGION
+	if (seen.type != MIGR_WIRE_CHUNK)
+		seen.region = 0;
+#endif
+	return migr_wire_get_hdr(&seen, frame);
+}
+
+static int get_masks(const struct migr_wire_masks *masks, const struct migr_wire_frame *frame,
+		     unsigned int pages, __u64 *data, __u64 *zero)
+{
+	struct migr_wire_masks seen = *masks;
+	struct migr_wire_frame claimed = *frame;
+
+#ifdef BROKEN_OVERLAP
+	for (int i = 0; i < CHUNK_PAGES / 64; i++)
+		seen.zero[i] &= ~seen.data[i];
+#endif
+#ifdef BROKEN_BEYOND
+	pages = CHUNK_PAGES;
+#endif
+#ifdef BROKEN_LENGTH
+	claimed.length = length_of((const uint8_t *)&seen);
+#endif
+	return migr_wire_get_masks(&seen, &claimed, pages, data, zero);
+}
+
+static void check_hdr(const uint8_t *bytes, const struct migr_wire_frame *frame)
+{
+	struct migr_wire_hdr again;
+
+	assert(frame->type == bytes[5]);
+	assert(frame->last == (bytes[6] & 1));
+	assert(frame->region == le(bytes + 8, 4));
+	assert(frame->pass == le(bytes + 12, 4));
+	assert(frame->value == le(bytes + 16, 8));
+	assert(frame->length == le(bytes + 24, 4));
+	migr_wire_put_hdr(&again, frame);
+	assert(!memcmp(&again, bytes, sizeof(again)));
+}
+
+static void check_masks(const uint8_t *bytes, const __u64 *data, const __u64 *zero)
+{
+	for (unsigned int page = 0; page < CHUNK_PAGES; page++) {
+		assert(in_words(data, page) == in_mask(bytes, page));
+		assert(in_words(zero, page) == in_mask(bytes + MASK_BYTES, page));
+	}
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
+{
+	__u64 data[CHUNK_PAGES / 64], zero[CHUNK_PAGES / 64];
+	struct migr_wire_masks masks;
+	struct migr_wire_frame frame;
+	struct input input = { 0 };
+	struct migr_wire_hdr hdr;
+	unsigned int pages;
+	bool fitting;
+	int verdict;
+
+	memcpy(&input, bytes, size < sizeof(input) ? size : sizeof(input));
+	fitting = input.pages[1] & 0x80;
+	pages = (le(input.pages, 2) & 0x7fff) % (CHUNK_PAGES + 1);
+	memcpy(&masks, input.masks, sizeof(masks));
+	memcpy(&hdr, input.hdr, sizeof(hdr));
+	if (fitting && hdr.type == MIGR_WIRE_CHUNK)
+		hdr.length = __cpu_to_le32(length_of(input.masks));
+	memcpy(input.hdr, &hdr, sizeof(hdr));
+
+	verdict = hdr_verdict(input.hdr);
+	assert(get_hdr(&hdr, &frame) == verdict);
+	if (verdict)
+		return 0;
+	check_hdr(input.hdr, &frame);
+	if (frame.type != MIGR_WIRE_CHUNK)
+		return 0;
+	verdict = masks_verdict(input.hdr, input.masks, pages);
+	assert(get_masks(&masks, &frame, pages, data, zero) == verdict);
+	if (!verdict)
+		check_masks(input.masks, data, zero);
+	return 0;
+}
