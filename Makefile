@@ -132,6 +132,10 @@ install: all
 	install -d $(DESTDIR)$(mandir)/man1 $(DESTDIR)$(mandir)/man3
 	install -m 644 Documentation/man/*.1 $(DESTDIR)$(mandir)/man1/
 	install -m 644 Documentation/man/*.3 $(DESTDIR)$(mandir)/man3/
+	@# A page tells of several functions: let each be found.
+	$(Q)cd $(DESTDIR)$(mandir)/man3 && for page in migr_*.3; do \
+		for name in $$(sed -n '/^\.SH NAME/,/^\.SH SYNOPSIS/p' $$page | grep -o 'migr_[a-z_]*'); do \
+			[ -e $$name.3 ] || ln -s $$page $$name.3; done; done
 	@[ ! -e $B/kmod/migr.ko ] || $(MAKE) --no-print-directory -C $(KDIR) \
 		M=$(CURDIR)/$B/kmod modules_install \
 		$(if $(DESTDIR),INSTALL_MOD_PATH=$(DESTDIR))
