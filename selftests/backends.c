@@ -20,25 +20,19 @@
 static void fetch_meanwhile(const struct mem *m, struct gate *gate, const __u64 *progress)
 {
 	struct shadow s;
-	int round, i;
+	unsigned int round;
+	int i;
 
 	gate->writers = 1;
 	shadow_start(&s, m);
 	for (round = 0; round < 20; round++) {
-		__u64 lost;
-
 		for (i = 0; i < 5; i++) {
 			__u64 seen = __atomic_load_n(progress, __ATOMIC_RELAXED);
 
 			shadow_pass(&s);
 			WAIT_FOR(__atomic_load_n(progress, __ATOMIC_RELAXED) > seen + 1, 20);
 		}
-		gate_close(gate);
-		shadow_pass(&s);
-		lost = shadow_lost(&s);
-		CHECK(!lost, "round %d: %llu pages lost a write", round,
-		      (unsigned long long)lost);
-		gate_open(gate);
+		shadow_check(&s, gate, round);
 	}
 	gate_close(gate);
 	gate_end(gate);

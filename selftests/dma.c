@@ -364,7 +364,7 @@ static void reads_meanwhile(void)
 		threads[i] = thread_start(reader_thread, &readers[i]);
 	}
 	for (round = 0; round < 8; round++) {
-		__u64 lost, before[ARRAY_SIZE(engines)];
+		__u64 before[ARRAY_SIZE(engines)];
 
 		for (i = 0; i < ARRAY_SIZE(engines); i++)
 			before[i] = __atomic_load_n(&readers[i].reads, __ATOMIC_RELAXED);
@@ -373,12 +373,7 @@ static void reads_meanwhile(void)
 			shadow_pause(&s);
 			i += __atomic_load_n(&readers[i].reads, __ATOMIC_RELAXED) > before[i] + 4;
 		}
-		gate_close(gate);
-		shadow_pass(&s);
-		lost = shadow_lost(&s);
-		CHECK(!lost, "round %u: %llu pages lost what was read", round,
-		      (unsigned long long)lost);
-		gate_open(gate);
+		shadow_check(&s, gate, round);
 	}
 	gate_close(gate);
 	gate_end(gate);

@@ -418,15 +418,9 @@ static void protection_changes_meanwhile(void)
 	flipper = thread_start(flip_thread, &f);
 	writer = thread_start(hammer_thread, &w);
 	for (round = 0; round < 30; round++) {
-		__u64 lost;
-
 		for (i = 0; i < 20; i++)
 			shadow_pass(&s);
-		gate_close(gate);
-		shadow_pass(&s);
-		lost = shadow_lost(&s);
-		CHECK(!lost, "round %d: %llu pages differ", round, (unsigned long long)lost);
-		gate_open(gate);
+		shadow_check(&s, gate, round);
 	}
 	gate_close(gate);
 	gate_end(gate);
@@ -855,17 +849,12 @@ static void switch_rounds(const struct mem *m, struct gate *gate, int rounds, in
 {
 	struct shadow s;
 	int round, i;
-	__u64 lost;
 
 	shadow_start(&s, m);
 	for (round = 0; round < rounds; round++) {
 		for (i = 0; i < passes; i++)
 			shadow_pass(&s);
-		gate_close(gate);
-		shadow_pass(&s);
-		lost = shadow_lost(&s);
-		CHECK(!lost, "round %d: %llu pages differ", round, (unsigned long long)lost);
-		gate_open(gate);
+		shadow_check(&s, gate, round);
 		SYS(close(s.tracker));
 		s.tracker = (int)CALL(region_track(m->fd));
 	}

@@ -375,6 +375,23 @@ static inline __u64 shadow_lost(const struct shadow *s)
 	return lost;
 }
 
+/* Stop the writers and take what is left: what is missing now is lost. */
+static inline __u64 shadow_finish(struct shadow *s, struct gate *g)
+{
+	gate_close(g);
+	shadow_pass(s);
+	return shadow_lost(s);
+}
+
+/* The end of a round: nothing is lost, and the writers go on. */
+static inline void shadow_check(struct shadow *s, struct gate *g, unsigned int round)
+{
+	__u64 lost = shadow_finish(s, g);
+
+	CHECK(!lost, "round %u: %llu pages lost a write", round, (unsigned long long)lost);
+	gate_open(g);
+}
+
 /* For some ten microseconds the writers have the CPUs. */
 static inline void shadow_pause(struct shadow *s)
 {
@@ -401,9 +418,7 @@ static inline __u64 shadow_round(struct shadow *s, struct workload *w, unsigned 
 			shadow_pass(s);
 		}
 	}
-	gate_close(w->gate);
-	shadow_pass(s);
-	return shadow_lost(s);
+	return shadow_finish(s, w->gate);
 }
 
 /* test_main() for programs whose workload changes how kernels preempt. */
@@ -439,7 +454,7 @@ static inline void *disturber_thread(void *arg)
 	struct disturber *d = arg;
 
 	while (gate_pass(d->gate)) {
-		if (d->times >= d->limit) {
+		if (d->times >= __atomic_load_n(&d->limit, __ATOMIC_RELAXED)) {
 			poll_pause();
 			continue;
 		}
@@ -466,7 +481,7 @@ static inline void workload_disturbed(const struct mem *m, void (*once)(struct d
 	struct workload w;
 	struct shadow s;
 	pthread_t thread;
-	int i, n;
+	unsigned int i, n;
 
 	workload_start(&w, m, MEET_PARALLEL);
 	d.gate = w.gate;
@@ -474,20 +489,17 @@ static inline void workload_disturbed(const struct mem *m, void (*once)(struct d
 	thread = thread_start(disturber_thread, &d);
 	gate_close(w.gate);
 	shadow_start(&s, m);
+	gate_open(w.gate);
 	for (i = 0; i < DISTURBED_ROUNDS; i++) {
-		__u64 lost, times = d.times;
+		__u64 times = __atomic_load_n(&d.times, __ATOMIC_RELAXED);
 
-		d.limit = times + times_a_round;
-		gate_open(w.gate);
+		__atomic_store_n(&d.limit, times + times_a_round, __ATOMIC_RELAXED);
 		for (n = 0; n < DISTURBED_PASSES ||
 		     __atomic_load_n(&d.times, __ATOMIC_RELAXED) == times; n++) {
 			workload_turn(&w);
 			shadow_pass(&s);
 		}
-		gate_close(w.gate);
-		shadow_pass(&s);
-		lost = shadow_lost(&s);
-		CHECK(!lost, "round %d: %llu pages lost a write", i, (unsigned long long)lost);
+		shadow_check(&s, w.gate, i);
 	}
 	workload_stop(&w);
 	thread_join(thread);
