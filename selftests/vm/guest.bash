@@ -94,6 +94,13 @@ json_field() {
 		sed -n "s/.*\"$3\":\(\"[^\"]*\"\|[^,}]*\).*/\1/p" | tr -d '"'
 }
 
+# Of cases, a line of NAME:WHAT each, those that MIGR_CASES names, or all.
+# Arguments: the cases, and the name of one that is always wanted.
+wanted_cases() {
+	awk -F: -v wanted=" ${MIGR_CASES:-} " -v always="${2:-}" \
+		'NF && (wanted == "  " || $1 == always || index(wanted, " " $1 " "))' <<< "$1"
+}
+
 # Start the guest on /dev/migr, its process in $vm, and wait until it works. One
 # that does not come up under emulated KVM is started again: nothing of migr has
 # happened to it yet but the mapping of its memory. Arguments: console, QEMU's

@@ -50,11 +50,7 @@ killed_source:the QEMU of the source is killed in a pass
 moves:another guest moves after all
 '
 # Moves are part of every selection, but one after the other has no use.
-cases=$(awk -F: -v wanted=" ${MIGR_CASES:-} " '
-	NF && (wanted == "  " || $1 == "moves" || index(wanted, " " $1 " ")) && $1 != last {
-		print
-		last = $1
-	}' <<< "$all_cases")
+cases=$(wanted_cases "$all_cases" moves | awk -F: '$1 != last { print; last = $1 }')
 
 # ---- what both hosts do -------------------------------------------------
 

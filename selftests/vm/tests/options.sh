@@ -34,8 +34,7 @@ terminal:a terminal shows progress and a summary
 qmp:a QMP socket that cannot be found is given with --qmp
 same_name:of two VMs of one name neither is taken
 '
-cases=$(awk -F: -v wanted=" ${MIGR_CASES:-} " \
-	'NF && (wanted == "  " || index(wanted, " " $1 " "))' <<< "$all_cases")
+cases=$(wanted_cases "$all_cases")
 
 console=
 socket=unix:/run/migr-options
