@@ -171,7 +171,8 @@ on_host() {
 }
 
 # The calling script's test: in each turn the KTAP lines that it prints on the
-# hosts, which it is told where to number from, and one for the hosts' success.
+# hosts, which it is told where to number from, and one for the hosts' success,
+# which selftests/run knows by its end.
 # Arguments: on_hosts or on_host, how many lines it prints, the title of the
 # one, a name for the folders below build/check, seconds for a turn.
 on_each_kernel() {
