@@ -153,7 +153,8 @@ static void punches_not_told(void)
 
 static void new_mappings_not_tracked(void)
 {
-	MUST_FAIL(6, { "track", "second_mapping" }, { "backends", "other_process" });
+	MUST_FAIL(6, { "track", "second_mapping" }, { "backends", "other_process" },
+		  { "mappings", "remaps" });
 }
 
 static void huge_entry_writable(void)
@@ -161,6 +162,12 @@ static void huge_entry_writable(void)
 	if (kernel_before(6, 12))
 		test_skip("a huge folio is never clean here");
 	MUST_FAIL(7, { "huge", "always" }, { "huge", "advise" }, { "huge", "never" });
+}
+
+static void changed_protection_unseen(void)
+{
+	MUST_FAIL(3, { "track", "protection_changes" }, { "track", "protection_changes_meanwhile" },
+		  { "mappings", "protections" });
 }
 
 static void hinting_fault_unseen(void)
@@ -177,12 +184,13 @@ static void swapped_page_a_hole(void)
 
 static void not_protected(void)
 {
-	MUST_FAIL(20, { "mappings", "remaps" }, { "mappings", "forks" }, { "mappings", "locks" },
+	MUST_FAIL(20, { "mappings", "forks" }, { "mappings", "locks" },
 		  { "mappings", "dropped_entries" },
 		  { "placement", "compaction" }, { "placement", "moved_pages" },
-		  { "placement", "migrated_processes" }, { "swap", "limited_memory" },
+		  { "placement", "migrated_processes" }, { "placement", "balanced_meanwhile" },
+		  { "swap", "swapped_pages" }, { "swap", "limited_memory" },
 		  { "backends", "received_packets" }, { "backends", "received_meanwhile" },
-		  { "kvm", "guest_writes_to_moving_pages" });
+		  { "kvm", "guest_writes" }, { "kvm", "guest_writes_to_moving_pages" });
 }
 
 static void not_marked_before_cleaned(void)
@@ -205,6 +213,7 @@ static const struct test_case cases[] = {
 	CASE_WITHIN(punches_not_told, 200),
 	CASE_WITHIN(new_mappings_not_tracked, 200),
 	CASE_WITHIN(huge_entry_writable, 200),
+	CASE_WITHIN(changed_protection_unseen, 200),
 	CASE_WITHIN(hinting_fault_unseen, 200),
 	CASE_WITHIN(swapped_page_a_hole, 200),
 	CASE_WITHIN(not_protected, 200),
