@@ -168,6 +168,7 @@ $B/examples/%: tools/examples/%.c $B/lib/libmigr.a
 	$(call say,CC,$@)
 	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -MF $@.d -o $@ $< $B/lib/libmigr.a $(libs)
 
+$B/vm/hold_pin: private libs += -luring
 $B/vm/%: selftests/vm/%.c $B/lib/libmigr.a
 	@mkdir -p $(@D)
 	$(call say,CC,$@)

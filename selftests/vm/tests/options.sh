@@ -26,6 +26,7 @@ no_such_vm:a VM that does not exist
 ls:migr ls, for people and for programs
 bad_send:migr send says what is wrong with an address
 unix_report:a VM named by its process moves over a UNIX socket, and is reported
+pinned:pages that are pinned are told of before, and sent in every pass
 pass_limit:the pass limit ends what the downtime limit would not
 downtime_limit:a downtime limit above all needs one pass
 keep:the old process is kept, paused
@@ -218,6 +219,28 @@ case_unix_report() {
 	[ "$(cat "$MIGR_OUT/report")" = "$(tail -n 1 "$MIGR_OUT/said")" ] ||
 		{ echo "the report differs: $(cat "$MIGR_OUT/report")"; return 1; }
 	[ ! -e "${socket#unix:}" ] || { echo "migr receive left its socket"; return 1; }
+}
+
+# Nobody is to think that they could ever be clean.
+case_pinned() {
+	local holder passes
+
+	start_on_migr && receive $socket || return 1
+	"$top/build/vm/hold_pin" $pid 16 "$MIGR_OUT/pinned" &
+	holder=$!
+	"$here/await" "$MIGR_OUT/pinned" 30 || return 1
+	says 1 '^16 pages are pinned for DMA' \
+		script -qec "$migr send $name unix:/run/nobody" /dev/null &&
+		says 0 '' "$migr" send --json --verify "$name" $socket &&
+		result outcome:moved ram_identical:true && received || return 1
+	[ "$(json_field "$MIGR_OUT/said" preflight pinned_pages)" = 16 ] ||
+		{ echo "not 16 pages: $(grep preflight "$MIGR_OUT/said")"; return 1; }
+	passes=$(json_field "$MIGR_OUT/said" result passes)
+	[ "$(json_field "$MIGR_OUT/said" result pinned_pages)" -ge $((16 * passes)) ] ||
+		{ echo "not in every pass: $(tail -n 1 "$MIGR_OUT/said")"; return 1; }
+	kill $holder
+	wait $holder
+	[ $? -eq 143 ]
 }
 
 # A millisecond is less than the device state takes: it never fits.
