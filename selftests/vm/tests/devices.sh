@@ -18,19 +18,31 @@ migr=$top/build/bin/migr
 
 disk=/dev/dm-0
 
-# Memory, whose reads take 5 ms.
+# Memory, whose reads take so many milliseconds.
+disk_table() {
+	echo "0 $(blockdev --getsz /dev/ram0) delay /dev/ram0 0 $1 /dev/ram0 0 0"
+}
+
 make_disk() {
+	export DM_DISABLE_UDEV=1
+
 	modprobe brd rd_nr=1 rd_size=16384 && modprobe dm-delay &&
-	DM_DISABLE_UDEV=1 dmsetup create slow --table \
-		"0 $(blockdev --getsz /dev/ram0) delay /dev/ram0 0 5 /dev/ram0 0 0" &&
+	dmsetup create slow --table "$(disk_table 0)" &&
 	"$here/await" $disk 10
 }
 
-# The guest, with a monitor of its own. Arguments: a name for this leg of its
+disk_takes() {
+	dmsetup reload slow --table "$(disk_table "$1")" && dmsetup resume slow
+}
+
+# The guest, with a monitor of its own. It is to wait for its disk most of the
+# time, so it checks little at a time, and what it gives to the balloon is not to
+# be zero before. Arguments: a name for this leg of its
 # journey, how its disk is read.
 leg_command() {
 	guest_command traveller "$MIGR_OUT/console.$1" 256M \
-		migr.fill=40M migr.rate=300 migr.disk=/dev/vda migr.drivers migr.churn
+		migr.fill=16M migr.rate=300 migr.check=3000 migr.disk=/dev/vda migr.drivers migr.churn \
+		init_on_alloc=0
 	mkfifo "/run/monitor.$1.in" "/run/monitor.$1.out"
 	guest+=(-smp 2
 		-drive "if=none,id=disk,file=$disk,format=raw,cache=none,aio=$2"
@@ -80,6 +92,7 @@ move() {
 	wait $send
 	status=$?
 	echo "# $(json_field "$MIGR_OUT/send.$to" result passes) passes," \
+		"$(json_field "$MIGR_OUT/send.$to" result pinned_pages) pages for the disk," \
 		"$(($(discards "$from" 1000) - before)) pages for the balloon meanwhile," \
 		"$(discards "$from" '[2-8]00000') reported ranges"
 	if [ $status -ne 0 ] ||
@@ -111,6 +124,8 @@ host() {
 	make_disk || return 1
 	leg_command start native
 	boot_guest "$MIGR_OUT/console.start" "$MIGR_OUT/qemu" || return 1
+	# It has filled the disk.
+	disk_takes 200 || return 1
 	guest_is_well "$MIGR_OUT/console.start" 90 || return 1
 	move start "$vm" there io_uring
 	result $((n + 1)) $? "with a disk read by aio=native, a balloon and free page reporting" ||
