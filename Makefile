@@ -231,8 +231,8 @@ demo: deps kernels
 	$(Q)$(MAKE) --no-print-directory all modules guest $B/vm/hold_kvm
 	$(Q)selftests/vm/demo
 
-# The peer is driven with the tool's own QMP client.
-$B/bench/qemu_migrate: bench/qemu_migrate.c $(filter-out $B/tools/migr.o,$(tool_objects)) $B/lib/libmigr.a
+# QEMU is driven with the tool's own QMP client.
+$B/bench/qemu_migrate $B/bench/guest_log: $B/bench/%: bench/%.c $(filter-out $B/tools/migr.o,$(tool_objects)) $B/lib/libmigr.a
 	@mkdir -p $(@D)
 	$(call say,CC,$@)
 	$(Q)$(CC) $(CPPFLAGS) -Itools $(CFLAGS) -MMD -MP -MF $@.d -o $@ $(filter %.c %.o %.a,$^) $(libs)
@@ -245,7 +245,7 @@ $B/bench/trackers: bench/trackers.c
 bench: deps kernels
 	$(Q)selftests/deps jq gnuplot-nox bsdextrautils
 	$(Q)$(MAKE) --no-print-directory all modules guest $B/vm/hold_kvm \
-		$B/bench/qemu_migrate $B/bench/trackers
+		$B/bench/qemu_migrate $B/bench/guest_log $B/bench/trackers
 	$(Q)bench/run $(SUITE)
 
 lint: deps kernels
