@@ -687,7 +687,7 @@ static const struct {
 	size_t nr;
 } tests[] = {
 	{ "pages", test_pages, ARRAY_SIZE(facilities) },
-	{ "sparse", test_sparse, 2 },
+	{ "sparse", test_sparse, 3 },
 	{ "idle", test_idle, 2 },
 	{ "memory", test_memory, 2 },
 	{ "guest", test_guest, 2 },
