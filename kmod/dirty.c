@@ -9,10 +9,14 @@
  */
 #include <linux/anon_inodes.h>
 #include <linux/file.h>
+#include <linux/interval_tree_generic.h>
 #include <linux/mm.h>
+#include <linux/mm_inline.h>
 #include <linux/moduleparam.h>
 #include <linux/pagemap.h>
+#include <linux/pgtable.h>
 #include <linux/rmap.h>
+#include <linux/sched/mm.h>
 #include <linux/slab.h>
 #include <linux/uaccess.h>
 #include <linux/xarray.h>
@@ -29,8 +33,25 @@
 #define PROTECT_GAP		64
 /* So many pages are protected faster one by one than as a range. */
 #define PROTECT_SINGLY		8
+/* Address spaces whose entries are changed before their TLBs are flushed. */
+#define PROTECT_MMS		4
 /* The most that FETCH skips before it looks for signals: 256 KiB of bitmap. */
 #define CLEAN_CHUNKS		4096
+
+static unsigned long vma_first_page(struct vm_area_struct *vma)
+{
+	return vma->vm_pgoff;
+}
+
+static unsigned long vma_last_page(struct vm_area_struct *vma)
+{
+	return vma->vm_pgoff + vma_pages(vma) - 1;
+}
+
+/* The look-up in a file's tree of mappings, which the kernel does not export. */
+INTERVAL_TREE_DEFINE(struct vm_area_struct, shared.rb, unsigned long,
+		     shared.rb_subtree_last, vma_first_page, vma_last_page,
+		     static __maybe_unused, mappings)
 
 #ifdef MIGR_TEST
 unsigned int migr_break_rule;
@@ -337,7 +358,8 @@ static struct folio *lock_found(struct xa_state *xas, struct folio *folio,
  *
  * A folio found under the tree's lock and locked before that is dropped
  * cannot leave the page cache, so it needs no reference. It is marked as having
- * data, before rule 3 erases what else may say so.
+ * data, before rule 3 erases what else may say so. Returns how many pages have
+ * one.
  */
 static int lock_folios(struct migr_tracker *tracker, struct migr_batch *batch,
 		       bool *any_large)
@@ -347,7 +369,7 @@ static int lock_folios(struct migr_tracker *tracker, struct migr_batch *batch,
 	struct folio *folio = NULL;
 	pgoff_t end = 0;
 	unsigned int i;
-	int ret = 0;
+	int found = 0, ret = 0;
 
 	*any_large = false;
 	xas_lock_irq(&xas);
@@ -380,51 +402,99 @@ static int lock_folios(struct migr_tracker *tracker, struct migr_batch *batch,
 			}
 		}
 		batch->pages[i] = folio_page(folio, index - folio->index);
+		found++;
 	}
 	xas_unlock_irq(&xas);
+	return ret ?: found;
+}
+
+/**
+ * struct protection - the protecting of a range
+ * @vma: mapping whose entries are being changed
+ * @nr_mms: address spaces in @mms
+ * @mms: those with entries that were changed, and are still in some TLB
+ */
+struct protection {
+	struct vm_area_struct *vma;
+	unsigned int nr_mms;
+	struct mm_struct *mms[PROTECT_MMS];
+};
+
+/* Under the lock of the page table. */
+static int protect_entry(pte_t *pte, unsigned long addr, void *data)
+{
+	struct protection *p = data;
+	struct mm_struct *mm = p->vma->vm_mm;
+	pte_t entry = ptep_get(pte);
+
+	if (!pte_present(entry) || (!pte_write(entry) && !pte_dirty(entry)))
+		return 0;
+	if (!p->nr_mms || p->mms[p->nr_mms - 1] != mm) {
+		if (p->nr_mms == PROTECT_MMS)
+			return -EAGAIN;
+		inc_tlb_flush_pending(mm);
+		mmgrab(mm);
+		p->mms[p->nr_mms++] = mm;
+	}
+	entry = ptep_modify_prot_start(p->vma, addr, pte);
+	ptep_modify_prot_commit(p->vma, addr, pte, entry,
+				pte_mkclean(pte_wrprotect(entry)));
+	return 0;
+}
+
+static int protect_mappings(struct address_space *mapping, pgoff_t first,
+			    pgoff_t end, struct protection *p)
+{
+	struct vm_area_struct *vma;
+	pgoff_t from, to;
+	int ret = 0;
+
+	i_mmap_lock_read(mapping);
+	for (vma = mappings_iter_first(&mapping->i_mmap, first, end - 1);
+	     vma && !ret; vma = mappings_iter_next(vma, first, end - 1)) {
+		p->vma = vma;
+		from = max(first, vma->vm_pgoff);
+		to = min(end, vma->vm_pgoff + vma_pages(vma));
+		ret = apply_to_existing_page_range(vma->vm_mm, vma->vm_start +
+			((from - vma->vm_pgoff) << PAGE_SHIFT),
+			(to - from) << PAGE_SHIFT, protect_entry, p);
+	}
+	i_mmap_unlock_read(mapping);
 	return ret;
 }
 
 /*
  * Rules 2d and 3: make every page table entry of a range read-only and clean.
+ * At least one folio in the range is locked, so nothing in its chunk is or
+ * becomes huge.
  *
- * The kernel offers the two only one after the other, and a dirty entry that
- * is read-only can be made writable meanwhile by mprotect() or a NUMA hinting
- * fault, and a writable one dirty by its CPU. An entry that is both read-only
- * and clean stays so while we hold the folio's lock. Who was not dirty again
- * at the second cleaning was clean all the time since the first, and so was
- * both when it was made read-only in between. The others are left to be
- * collected again.
- *
- * Each call flushes the TLB of what it changed, and has KVM drop its own
- * mappings of the range, before it returns.
+ * The kernel exports no TLB flush. wp_shared_mapping_range() finds nothing left
+ * to protect, but it has KVM drop its own mappings, and flushes the TLB of all
+ * of the range where others have flushes pending: so have we.
  */
 static void protect_range(struct migr_tracker *tracker, pgoff_t first,
 			  unsigned int nr)
 {
 	struct address_space *mapping = tracker->region->mapping;
-	DECLARE_BITMAP(cleaned, MIGR_CHUNK_PAGES) = {};
-	pgoff_t start = 0, end = 0;
-	unsigned int i;
+	struct protection p;
+	int ret = 0;
 
-	if (RULE_BROKEN(3)) {
+	do {
+		p.nr_mms = 0;
+		if (!RULE_BROKEN(3))
+			ret = protect_mappings(mapping, first, first + nr, &p);
 		wp_shared_mapping_range(mapping, first, nr);
-		return;
-	}
-	clean_record_shared_mapping_range(mapping, first, nr, first, cleaned,
-					  &start, &end);
-	wp_shared_mapping_range(mapping, first, nr);
-	bitmap_zero(cleaned, MIGR_CHUNK_PAGES);
-	start = 0;
-	end = 0;
-	if (!clean_record_shared_mapping_range(mapping, first, nr, first,
-					       cleaned, &start, &end))
-		return;
-	for_each_set_bit(i, cleaned, MIGR_CHUNK_PAGES)
-		mark_page(tracker, first + i);
+		while (p.nr_mms) {
+			dec_tlb_flush_pending(p.mms[--p.nr_mms]);
+			mmdrop(p.mms[p.nr_mms]);
+		}
+	} while (ret == -EAGAIN);
+	/* It may have ended too early, see region_mmap(): flush the others. */
+	if (ret || READ_ONCE(tracker->region->read_only_mapped))
+		unmap_mapping_pages(mapping, first, nr, false);
 }
 
-/* The same for pages that are few: both at once, but a walk for each folio. */
+/* The same for pages that are few: a walk and a flush for each folio. */
 static void protect_singly(const struct migr_batch *batch, unsigned int from,
 			   unsigned int to)
 {
@@ -470,11 +540,10 @@ static void protect(struct migr_tracker *tracker, struct migr_batch *batch)
 			next = find_next_bit(batch->dirty, MIGR_CHUNK_PAGES,
 					     to);
 		} while (next < MIGR_CHUNK_PAGES && next - to <= PROTECT_GAP);
-		if (nr > PROTECT_SINGLY || broken)
+		if (broken || (nr > PROTECT_SINGLY &&
+			       !READ_ONCE(tracker->region->read_only_mapped)))
 			protect_range(tracker, batch->first + from, to - from);
-		/* Looked at afterwards, see region_mmap(). */
-		if ((nr <= PROTECT_SINGLY ||
-		     READ_ONCE(tracker->region->read_only_mapped)) && !broken)
+		else
 			protect_singly(batch, from, to);
 		from = next;
 	}
@@ -559,18 +628,18 @@ static int collect(struct migr_tracker *tracker, pgoff_t first,
 	if (!batch->nr_dirty)
 		return 0;
 	ret = lock_folios(tracker, batch, &any_large);
-	collected = !ret && !tracker->reported;
+	collected = ret > 0 && !tracker->reported;
 	if (collected) {
 		if (any_large)
 			unmap_huge(tracker->region->mapping, batch);
 		protect(tracker, batch);
 	}
-	unlock_folios(tracker, collected, quiesced, keep && !ret, batch);
-	if (ret)
+	unlock_folios(tracker, collected, quiesced, keep && ret > 0, batch);
+	if (ret < 0)
 		unfetch_bits(tracker, batch);
 	trace_migr_collect(tracker->region, batch->first, batch->nr_dirty,
 			   batch->nr_pinned);
-	return ret;
+	return min(ret, 0);
 }
 
 /**
@@ -585,8 +654,9 @@ static int collect(struct migr_tracker *tracker, pgoff_t first,
  * @batch: out
  *
  * Once it returns, the pages of the batch may be read. A chunk must not be
- * collected by two at once: protect_range() relies on nobody else's cleaning.
- * Different chunks may. Takes folio locks.
+ * collected by two at once: protect_range() flushes late, and
+ * folio_mkclean() does not flush what is protected already. Different chunks
+ * may. Takes folio locks.
  *
  * Return: 0, with a batch to be put by migr_batch_put(), or -EINTR after a
  * fatal signal, with the bits set again and nothing to be put.

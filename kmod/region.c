@@ -349,9 +349,9 @@ static int region_mmap(struct file *file, struct vm_area_struct *vma)
 	if (ret)
 		return ret;
 	/*
-	 * The kernel's protection of a range ends at the first mapping that can
-	 * never be written, so that those behind it stay writable. Whoever meets
-	 * this one on such a walk sees the mark afterwards.
+	 * The kernel's walk of a range ends at the first mapping that can never
+	 * be written, and flushes no TLB for those behind it. Whoever meets this
+	 * one on such a walk sees the mark afterwards.
 	 */
 	if (!(vma->vm_flags & VM_MAYWRITE))
 		WRITE_ONCE(region->read_only_mapped, true);

@@ -397,51 +397,31 @@ inline lock_folio()
 #endif
 }
 
-inline make_clean()
+/* Take some flags from an entry, and flush later. */
+inline take_flags(flags)
 {
-	atomic {
-		cleaned = HAS(pte, PRESENT | DIRTY);
-		pte = (cleaned -> pte & ~DIRTY : pte)
-	}
-	atomic {
-		if
-		:: cleaned || flushing -> flush()
-		:: else
-		fi
-	}
-}
-
-inline make_read_only()
-{
-	atomic { changed = WRITABLE(pte); pte = (changed -> pte & ~WRITE : pte) }
+	atomic { changed = (pte & PRESENT) && (pte & (flags)); pte = (changed -> pte & ~(flags) : pte) }
+#ifndef NOT_FLUSHED
 	atomic {
 		if
 		:: changed || flushing -> flush()
 		:: else
 		fi
 	}
+#endif
 }
 
 /* Rules 2d and 3: protect_range(), or protect_singly() */
 inline protect()
 {
 #ifdef LEFT_DIRTY
-	make_read_only()
+	take_flags(WRITE)
+#elif defined(IN_TWO_STEPS)
+	take_flags(DIRTY);
+	take_flags(WRITE)
 #else
 	if
-	:: make_clean();
-		make_read_only()
-#ifndef CLEANED_ONCE
-		;
-		make_clean()
-#ifndef NOT_MARKED_AGAIN
-		;
-		if
-		:: cleaned -> mark_page()
-		:: else
-		fi
-#endif
-#endif
+	:: take_flags(WRITE | DIRTY)
 	/*
 	 * folio_mkclean() looks at mapped folios only. It tells KVM in any
 	 * case, and no CPU can write through an entry that was clean.
@@ -492,7 +472,7 @@ inline read()
 
 proctype collect()
 {
-	bit last, wanted, changed, cleaned, mapped, busy;
+	bit last, wanted, changed, mapped, busy;
 
 	do
 	:: if
@@ -542,7 +522,7 @@ proctype collect()
 		fi
 #endif
 	   fi;
-	   atomic { batch = 0; wanted = 0; changed = 0; cleaned = 0; mapped = 0; busy = 0 }
+	   atomic { batch = 0; wanted = 0; changed = 0; mapped = 0; busy = 0 }
 	   if
 	   :: last -> break
 	   :: !last
