@@ -29,8 +29,11 @@
 #include "region.h"
 #include "trace.h"
 
-/* Protecting a few clean pages costs less than another walk of the tables. */
-#define PROTECT_GAP		64
+/*
+ * Between pages to be protected so few clean ones are protected as well. KVM
+ * drops its mappings of these, too, and a guest pays for each that it touches.
+ */
+#define PROTECT_GAP		4
 /* So many pages are protected faster one by one than as a range. */
 #define PROTECT_SINGLY		8
 /* Address spaces whose entries are changed before their TLBs are flushed. */
