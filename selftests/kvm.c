@@ -103,9 +103,11 @@ static __u64 dirty_rate(int tracker)
 
 	CALL(tracker_fetch(tracker, 0, PAGES, bitmap, &f));
 	begun = now_ns();
-	for (dirty = 0; now_ns() < begun + 4000000000ULL; dirty += f.dirty_pages) {
+	for (dirty = 0; now_ns() < begun + 4000000000ULL;) {
 		usleep(5000);
 		CALL(tracker_fetch(tracker, 0, PAGES, bitmap, &f));
+		/* What a fault holds on to looks pinned, and is reported again. */
+		dirty += f.dirty_pages - f.pinned_pages;
 	}
 	return dirty * 1000000000ULL / (now_ns() - begun);
 }
