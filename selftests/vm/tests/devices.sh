@@ -4,7 +4,8 @@
 # A guest with two CPUs moves while its devices are at work on its memory: a
 # disk is read directly into it, a balloon takes pages and gives them back, and
 # free pages are reported. The disk is slow, so that reads are in flight in each
-# pass, and one for both sides: the guest moves within its host, and back.
+# pass, and one for both sides: the guest moves within its host, and back. Then, with
+# the module that can break its rules, what is read is lost.
 
 set -u
 
@@ -17,6 +18,9 @@ migr=$top/build/bin/migr
 . "$here/guest.bash"
 
 disk=/dev/dm-0
+break_rule=/sys/module/migr/parameters/break_rule
+# Of the guest's journey, the leg that it is on.
+leg=
 
 # Memory, whose reads take so many milliseconds.
 disk_table() {
@@ -75,21 +79,43 @@ balloon_while() {
 	done
 }
 
-# Arguments: the leg it is on, its process, the next leg, how the disk is read there.
-move() {
-	local from=$1 pid=$2 to=$3 aio=$4 before status
+# The disk is slow once the guest has filled it. Arguments: the guest's first leg,
+# where its disk is read by aio=native.
+start_guest() {
+	leg=$1
+	leg_command "$leg" native
+	disk_takes 0 && boot_guest "$MIGR_OUT/console.$leg" "$MIGR_OUT/qemu.$leg" &&
+		disk_takes 200 && guest_is_well "$MIGR_OUT/console.$leg" 90
+}
 
+# Arguments: the next leg, how the disk is read there.
+send() {
+	local to=$1 aio=$2 pid send
+
+	# The only one on this host.
+	pid=$(pgrep -x qemu-system-x86)
 	leg_command "$to" "$aio"
 	"$migr" receive --once --listen 127.0.0.1 -- "${guest[@]}" > "$MIGR_OUT/receive.$to" 2>&1 &
 	receive=$!
 	await_line "$MIGR_OUT/receive.$to" '^waiting' 60 || return 1
-	before=$(discards "$from" 1000)
 	# Several passes, however short the pause would be.
 	"$migr" send --json --verify --downtime-limit 1 --pass-limit 10 "$pid" 127.0.0.1 \
 		> "$MIGR_OUT/send.$to" &
 	send=$!
-	balloon_while $send "$from"
-	wait $send
+	balloon_while $send "$leg"
+	wait $send || return 1
+	wait $receive || { cat "$MIGR_OUT/receive.$to"; return 1; }
+	# Only what was started here is a child of this shell.
+	wait "$pid" 2>/dev/null
+	leg=$to
+}
+
+# Arguments: as above.
+move() {
+	local from=$leg to=$1 before status
+
+	before=$(discards "$from" 1000)
+	send "$@"
 	status=$?
 	echo "# $(json_field "$MIGR_OUT/send.$to" result passes) passes," \
 		"$(json_field "$MIGR_OUT/send.$to" result pinned_pages) pages for the disk," \
@@ -100,13 +126,43 @@ move() {
 		tail -n 1 "$MIGR_OUT/send.$to"
 		return 1
 	fi
-	wait $receive || { cat "$MIGR_OUT/receive.$to"; return 1; }
 	[ "$(discards "$from" 1000)" -gt "$before" ] || { echo "# the balloon took nothing"; return 1; }
 	if grep -aqE 'ret: -' "$MIGR_OUT/discards.$from"; then
 		echo "# not given up: $(grep -aE -m 1 'ret: -' "$MIGR_OUT/discards.$from")"
 		return 1
 	fi
 	guest_is_well "$MIGR_OUT/console.$to" 120
+}
+
+# With nobody looking for holders of pages (rule 4) the memory of the two sides
+# differs, and the guest stays. If nothing was being read at the wrong moment, it
+# has moved, and moves again. Argument: how the disk is read, here and there.
+loses_reads() {
+	local aio=$1 to try
+
+	echo 4 > $break_rule
+	for ((try = 1; try <= 5; try++)); do
+		to=$aio.$try
+		send "$to" "$aio" && continue
+		echo "# rule 4 broken: attempt $try failed"
+		if [ "$(json_field "$MIGR_OUT/send.$to" error ram_identical)" != false ]; then
+			tail -n 1 "$MIGR_OUT/send.$to"
+			return 1
+		fi
+		wait $receive
+		echo 0 > $break_rule
+		return 0
+	done
+	return 1
+}
+
+# Once the last guest is gone.
+load_test_module() {
+	for ((i = 0; i < 100; i++)); do
+		rmmod migr 2>/dev/null && break
+		sleep 0.1
+	done
+	insmod "${MIGR_KO%/*}-test/migr.ko"
 }
 
 result() {
@@ -121,23 +177,25 @@ result() {
 host() {
 	local n=$1
 
-	make_disk || return 1
-	leg_command start native
-	boot_guest "$MIGR_OUT/console.start" "$MIGR_OUT/qemu" || return 1
-	# It has filled the disk.
-	disk_takes 200 || return 1
-	guest_is_well "$MIGR_OUT/console.start" 90 || return 1
-	move start "$vm" there io_uring
+	make_disk && start_guest start || return 1
+	move there io_uring
 	result $((n + 1)) $? "with a disk read by aio=native, a balloon and free page reporting" ||
 		return 1
-	wait "$vm"
-	# The only one on this host.
-	move there "$(pgrep -x qemu-system-x86)" back native
-	result $((n + 2)) $? "with a disk read by aio=io_uring, a balloon and free page reporting"
+	move back native
+	result $((n + 2)) $? "with a disk read by aio=io_uring, a balloon and free page reporting" ||
+		return 1
+
+	kill -KILL "$(pgrep -x qemu-system-x86)"
+	load_test_module && start_guest broken || return 1
+	loses_reads native
+	result $((n + 3)) $? "what aio=native reads is lost if rule 4 is broken" || return 1
+	send uring io_uring || return 1
+	loses_reads io_uring
+	result $((n + 4)) $? "what aio=io_uring reads is lost if rule 4 is broken"
 }
 
 case ${1:-} in
 host)	host "$2"; exit ;;
 esac
 
-on_each_kernel on_host 2 "the host has neither failed nor complained" devices 400
+on_each_kernel on_host 4 "the host has neither failed nor complained" devices 600
