@@ -413,23 +413,33 @@ static int lock_folios(struct migr_tracker *tracker, struct migr_batch *batch,
 
 /**
  * struct protection - the protecting of a range
+ * @batch: the pages whose folios are locked
  * @vma: mapping whose entries are being changed
  * @nr_mms: address spaces in @mms
  * @mms: those with entries that were changed, and are still in some TLB
  */
 struct protection {
+	const struct migr_batch *batch;
 	struct vm_area_struct *vma;
 	unsigned int nr_mms;
 	struct mm_struct *mms[PROTECT_MMS];
 };
 
-/* Under the lock of the page table. */
+/*
+ * Under the lock of the page table. Others than the locked folios are left alone:
+ * reclaim could take one whose entry is clean for one that no TLB can write to,
+ * and write it out, before we have flushed.
+ */
 static int protect_entry(pte_t *pte, unsigned long addr, void *data)
 {
 	struct protection *p = data;
 	struct mm_struct *mm = p->vma->vm_mm;
 	pte_t entry = ptep_get(pte);
+	pgoff_t i;
 
+	i = linear_page_index(p->vma, addr) - p->batch->first;
+	if (!test_bit(i, p->batch->dirty) || !p->batch->pages[i])
+		return 0;
 	if (!pte_present(entry) || (!pte_write(entry) && !pte_dirty(entry)))
 		return 0;
 	if (!p->nr_mms || p->mms[p->nr_mms - 1] != mm) {
@@ -467,7 +477,7 @@ static int protect_mappings(struct address_space *mapping, pgoff_t first,
 }
 
 /*
- * Rules 2d and 3: make every page table entry of a range read-only and clean.
+ * Rules 2d and 3: make the page table entries of a range read-only and clean.
  * At least one folio in the range is locked, so nothing in its chunk is or
  * becomes huge.
  *
@@ -475,11 +485,14 @@ static int protect_mappings(struct address_space *mapping, pgoff_t first,
  * to protect, but it has KVM drop its own mappings, and flushes the TLB of all
  * of the range where others have flushes pending: so have we.
  */
-static void protect_range(struct migr_tracker *tracker, pgoff_t first,
-			  unsigned int nr)
+static void protect_range(struct migr_tracker *tracker,
+			  const struct migr_batch *batch, unsigned int from,
+			  unsigned int to)
 {
 	struct address_space *mapping = tracker->region->mapping;
-	struct protection p;
+	struct protection p = { .batch = batch };
+	pgoff_t first = batch->first + from;
+	unsigned int nr = to - from;
 	int ret = 0;
 
 	do {
@@ -545,7 +558,7 @@ static void protect(struct migr_tracker *tracker, struct migr_batch *batch)
 		} while (next < MIGR_CHUNK_PAGES && next - to <= PROTECT_GAP);
 		if (broken || (nr > PROTECT_SINGLY &&
 			       !READ_ONCE(tracker->region->read_only_mapped)))
-			protect_range(tracker, batch->first + from, to - from);
+			protect_range(tracker, batch, from, to);
 		else
 			protect_singly(batch, from, to);
 		from = next;
