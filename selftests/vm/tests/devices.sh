@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-only
 #
-# A guest with two CPUs moves while its devices are at work on its memory: a
+# A guest moves while its devices are at work on its memory: a
 # disk is read directly into it, a balloon takes pages and gives them back, and
 # free pages are reported. The disk is slow, so that reads are in flight in each
 # pass, and one for both sides: the guest moves within its host, and back. Then, with
@@ -48,8 +48,7 @@ leg_command() {
 		migr.fill=16M migr.rate=300 migr.check=3000 migr.disk=/dev/vda migr.drivers migr.churn \
 		init_on_alloc=0
 	mkfifo "/run/monitor.$1.in" "/run/monitor.$1.out"
-	guest+=(-smp 2
-		-drive "if=none,id=disk,file=$disk,format=raw,cache=none,aio=$2"
+	guest+=(-drive "if=none,id=disk,file=$disk,format=raw,cache=none,aio=$2"
 		-device virtio-blk-pci,drive=disk
 		-device virtio-balloon-pci,free-page-reporting=on
 		-chardev "pipe,id=monitor,path=/run/monitor.$1" -mon chardev=monitor,mode=control
