@@ -40,7 +40,8 @@ static void default_signals(void)
 		signal(changed[i], SIG_DFL);
 }
 
-static void run_vmm(char *const *argv, int control_fd, bool stdout_to_stderr)
+static void run_vmm(char *const *argv, const char *backend, int control_fd,
+		    bool stdout_to_stderr)
 {
 	struct text error;
 
@@ -48,7 +49,7 @@ static void run_vmm(char *const *argv, int control_fd, bool stdout_to_stderr)
 	if (stdout_to_stderr)
 		dup2(STDERR_FILENO, STDOUT_FILENO);
 	fcntl(control_fd, F_SETFD, 0);
-	vm_become(argv, control_fd, &error);
+	vm_become(argv, backend, control_fd, &error);
 	complain("%s", error.s);
 	_exit(127);
 }
@@ -113,14 +114,15 @@ static void guard_vmm(pid_t pid, int guard_fd)
 }
 
 /* In the guardian's process: start the VMM, then keep nothing but our post. */
-static void guardian(int guard_fd, char *const *argv, int control_fd, bool stdout_to_stderr)
+static void guardian(int guard_fd, char *const *argv, const char *backend, int control_fd,
+		     bool stdout_to_stderr)
 {
 	pid_t pid;
 
 	setsid();
 	pid = fork();
 	if (!pid)
-		run_vmm(argv, control_fd, stdout_to_stderr);
+		run_vmm(argv, backend, control_fd, stdout_to_stderr);
 	if (send(guard_fd, &pid, sizeof(pid), MSG_NOSIGNAL) != sizeof(pid) || pid < 0) {
 		if (pid > 0)
 			kill(pid, SIGKILL);
@@ -129,8 +131,8 @@ static void guardian(int guard_fd, char *const *argv, int control_fd, bool stdou
 	guard_vmm(pid, man_post(guard_fd));
 }
 
-bool child_start(struct child *c, char *const *argv, bool stdout_to_stderr,
-		 struct text *error)
+bool child_start(struct child *c, char *const *argv, const char *backend,
+		 bool stdout_to_stderr, struct text *error)
 {
 	int guard_fds[2] = { -1, -1 }, control_fds[2] = { -1, -1 };
 
@@ -144,7 +146,7 @@ bool child_start(struct child *c, char *const *argv, bool stdout_to_stderr,
 		/* Ours would keep us from seeing that the other end is gone. */
 		close(guard_fds[0]);
 		close(control_fds[0]);
-		guardian(guard_fds[1], argv, control_fds[1], stdout_to_stderr);
+		guardian(guard_fds[1], argv, backend, control_fds[1], stdout_to_stderr);
 	}
 	close(guard_fds[1]);
 	close(control_fds[1]);

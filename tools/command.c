@@ -186,7 +186,13 @@ static void add_path(struct builder *b, const char *before, const char *path, co
 
 #define ADDED_MAX	16
 
-char **command_on_migr(char *const *argv, int memory_fd, uint64_t bytes,
+bool backend_valid(const char *name)
+{
+	return isalpha((unsigned char)name[0]) &&
+	       !name[strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._")];
+}
+
+char **command_on_migr(char *const *argv, const char *backend, int memory_fd, uint64_t bytes,
 		       const char *qmp_path, int control_fd)
 {
 	struct builder b = { 0 };
@@ -201,10 +207,10 @@ char **command_on_migr(char *const *argv, int memory_fd, uint64_t bytes,
 		add(&b, "%s", argv[i]);
 	add(&b, "-object");
 	/* Not the device, into which QEMU could punch no holes for a balloon. */
-	add(&b, "memory-backend-file,id=migr-ram,mem-path=/proc/self/fd/%d,size=%llu,share=on",
-	    memory_fd, (unsigned long long)bytes);
+	add(&b, "memory-backend-file,id=%s,mem-path=/proc/self/fd/%d,size=%llu,share=on",
+	    backend, memory_fd, (unsigned long long)bytes);
 	add(&b, "-machine");
-	add(&b, "memory-backend=migr-ram");
+	add(&b, "memory-backend=%s", backend);
 	add(&b, "-qmp");
 	add_path(&b, "unix:", qmp_path, ",server=on,wait=off");
 	if (control_fd >= 0) {

@@ -157,6 +157,22 @@ static bool check_memory(struct qemu *q, uint64_t ram_bytes)
 	return true;
 }
 
+/* The destination's QEMU must know its memory by the same name. */
+static bool read_backend(struct qemu *q)
+{
+	json_auto_t *result = NULL;
+	const char *id;
+
+	if (!qmp_command(&q->qmp, "query-memdev", NULL, &result))
+		return false;
+	if (json_array_size(result) != 1)
+		return text_set(&q->qmp.error, "the VM's memory is in %zu memory backends: only a VM with one can be moved",
+				json_array_size(result));
+	id = json_string_value(json_object_get(json_array_get(result, 0), "id"));
+	text_set(&q->backend, "%s", id ? id : MIGR_BACKEND);
+	return true;
+}
+
 static bool read_name(struct qemu *q)
 {
 	json_auto_t *result = NULL;
@@ -180,7 +196,7 @@ bool qemu_source_open(struct qemu *q, const char *qmp_path, uint64_t ram_bytes)
 		text_set(&q->qmp.error, "the VM is not running: QEMU calls it '%s'", status.s);
 		goto failed;
 	}
-	if (!check_memory(q, ram_bytes) || !check_migratable(q) ||
+	if (!check_memory(q, ram_bytes) || !read_backend(q) || !check_migratable(q) ||
 	    !set_capabilities(q, true, true))
 		goto failed;
 	if (watch_start(&q->watch, qmp_path, &q->qmp.error))
@@ -394,7 +410,10 @@ static int destination_prepare(struct migr_destination *d, void *data,
 	q->state_fd = -1;
 	q->qmp = (struct qmp){ .fd = -1 };
 	q->child.pid = 0;
-	if (!child_start(&q->child, q->argv, q->json, &error)) {
+	if (!backend_valid(request->regions[0].name))
+		return migr_destination_fail(d, -EINVAL, "no memory can be called '%s' here",
+					     request->regions[0].name);
+	if (!child_start(&q->child, q->argv, request->regions[0].name, q->json, &error)) {
 		q->child.pid = 0;
 		return migr_destination_fail(d, -EIO, "%s", error.s);
 	}

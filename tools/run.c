@@ -30,6 +30,6 @@ int cmd_run(int argc, char **argv)
 		complain("run: which command? (see 'migr run --help')");
 		return EXIT_USAGE;
 	}
-	vm_become(argv + i, -1, &error);
+	vm_become(argv + i, MIGR_BACKEND, -1, &error);
 	return complain("run: %s", error.s);
 }

@@ -66,13 +66,19 @@ bool memory_size(const char *value, uint64_t *bytes);
  * if not, a sentence in error.
  */
 bool command_check(char *const *argv, bool incoming, uint64_t *bytes, struct text *error);
+/* What 'migr run' calls the memory of a VM. */
+#define MIGR_BACKEND	"migr-ram"
+
+/* Whether QEMU takes this as the name of a memory backend. */
+bool backend_valid(const char *name);
+
 /*
- * A copy of a checked QEMU command with its RAM in a region and a QMP socket at
- * qmp_path. control_fd, unless -1, is the connected socket of a second monitor,
+ * A copy of a checked QEMU command with its RAM in a region, as the memory backend
+ * of that name, and a QMP socket at qmp_path. control_fd, unless -1, is the connected socket of a second monitor,
  * and makes it a command that waits for a migration. NULL if there is no memory
  * for it. The caller frees it with command_free().
  */
-char **command_on_migr(char *const *argv, int memory_fd, uint64_t bytes,
+char **command_on_migr(char *const *argv, const char *backend, int memory_fd, uint64_t bytes,
 		       const char *qmp_path, int control_fd);
 void command_free(char **argv);
 
@@ -96,7 +102,7 @@ struct vm {
  * Become a QEMU command on a region of its own, waiting for a migration if it
  * has a control_fd (else -1). Returns only to tell why it could not.
  */
-void vm_become(char *const *argv, int control_fd, struct text *error);
+void vm_become(char *const *argv, const char *backend, int control_fd, struct text *error);
 /* Make the folder of QMP sockets; the path of this process's one. */
 bool vm_qmp_path(pid_t pid, struct text *path, struct text *error);
 /* A VM by process or by QEMU's -name, with its regions taken. */
@@ -118,8 +124,8 @@ struct child {
  * Start a QEMU command on /dev/migr that waits for a migration. It dies with
  * this process until committed, and is told to run then, unless released.
  */
-bool child_start(struct child *c, char *const *argv, bool stdout_to_stderr,
-		 struct text *error);
+bool child_start(struct child *c, char *const *argv, const char *backend,
+		 bool stdout_to_stderr, struct text *error);
 void child_kill(struct child *c);
 void child_commit(struct child *c);
 void child_release(struct child *c);
@@ -175,6 +181,7 @@ struct qemu {
 	bool json;
 	bool left_stopped;	/* source: somebody else stopped the VM: not ours to resume */
 	struct text vm_name;
+	struct text backend;	/* source: what QEMU calls its memory */
 };
 
 extern const struct migr_source_ops qemu_source_ops;

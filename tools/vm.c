@@ -53,7 +53,7 @@ static int inherited_region(uint64_t bytes, struct text *error)
 	return fd;
 }
 
-void vm_become(char *const *argv, int control_fd, struct text *error)
+void vm_become(char *const *argv, const char *backend, int control_fd, struct text *error)
 {
 	struct text path;
 	uint64_t bytes;
@@ -66,7 +66,7 @@ void vm_become(char *const *argv, int control_fd, struct text *error)
 	fd = inherited_region(bytes, error);
 	if (fd < 0)
 		return;
-	command = command_on_migr(argv, fd, bytes, path.s, control_fd);
+	command = command_on_migr(argv, backend, fd, bytes, path.s, control_fd);
 	if (command) {
 		execvp(command[0], command);
 		text_set(error, "cannot run %s: %s", command[0], strerror(errno));

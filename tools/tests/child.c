@@ -79,7 +79,7 @@ static void be_receiver(int to_test, void (*prepare)(struct child *c))
 	struct text error;
 	struct child c;
 
-	if (!child_start(&c, (char *[]){ "/proc/self/exe", NULL }, true, &error))
+	if (!child_start(&c, (char *[]){ "/proc/self/exe", NULL }, MIGR_BACKEND, true, &error))
 		_exit(1);
 	prepare(&c);
 	if (write(to_test, &c.pid, sizeof(c.pid)) != sizeof(c.pid))

@@ -56,7 +56,7 @@ static void test_on_migr(void **state)
 	char **c;
 
 	(void)state;
-	c = command_on_migr(WORDS("-m", "1G", "-machine", "q35"), 5, 1 << 30, "/run/migr/1,2.qmp",
+	c = command_on_migr(WORDS("-m", "1G", "-machine", "q35"), MIGR_BACKEND, 5, 1 << 30, "/run/migr/1,2.qmp",
 			    -1);
 	assert_non_null(c);
 	assert_string_equal(c[0], "qemu-system-x86_64");
@@ -68,11 +68,23 @@ static void test_on_migr(void **state)
 	assert_false(has(c, "-incoming", "defer"));
 	command_free(c);
 
-	c = command_on_migr(WORDS("-m", "256"), 5, 256 << 20, "/q", 7);
-	assert_true(has(c, "-object", BACKEND("268435456")));
+	c = command_on_migr(WORDS("-m", "256"), "a.b-1", 5, 256 << 20, "/q", 7);
+	assert_true(has(c, "-object", "memory-backend-file,id=a.b-1,mem-path=/proc/self/fd/5,size=268435456,share=on"));
+	assert_true(has(c, "-machine", "memory-backend=a.b-1"));
 	assert_true(has(c, "-incoming", "defer"));
 	assert_true(has(c, "-chardev", "socket,id=migr-control,fd=7"));
 	command_free(c);
+}
+
+static void test_backend(void **state)
+{
+	static const char *const bad[] = { "", "1", "-a", "a,b", "a=b", "a b", "/a" };
+
+	(void)state;
+	assert_true(backend_valid("ram"));
+	assert_true(backend_valid("pc.ram_0-1"));
+	for (size_t i = 0; i < sizeof(bad) / sizeof(*bad); i++)
+		assert_false(backend_valid(bad[i]));
 }
 
 static void test_memory(void **state)
@@ -158,6 +170,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_memory_size),
 		cmocka_unit_test(test_on_migr),
+		cmocka_unit_test(test_backend),
 		cmocka_unit_test(test_memory),
 		cmocka_unit_test(test_refused),
 		cmocka_unit_test(test_read),

@@ -295,8 +295,8 @@ case_qmp() {
 
 start_on_migr_with_pretty_qmp() {
 	vm_command -qmp-pretty unix:/run/pretty.qmp,server=on,wait=off \
-		-object memory-backend-file,id=migr-ram,mem-path=/dev/migr,size=64M,share=on \
-		-machine memory-backend=migr-ram
+		-object memory-backend-file,id=pc.0,mem-path=/dev/migr,size=64M,share=on \
+		-machine memory-backend=pc.0
 	start /run/pretty.qmp "${vm[@]}"
 }
 
