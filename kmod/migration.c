@@ -268,10 +268,13 @@ static int migration_ioctl_add_region(struct migr_ucmd *ucmd)
 	file = fget(add->region_fd);
 	if (!file)
 		return -EBADF;
-	mutex_lock(&migration->setup);
+	ret = mutex_lock_killable(&migration->setup);
+	if (ret)
+		goto out;
 	ret = add_region(migration, file, add->id,
 			 add->flags & MIGR_WRITES_REPORTED);
 	mutex_unlock(&migration->setup);
+out:
 	fput(file);
 	return ret;
 }
@@ -288,7 +291,9 @@ static int migration_ioctl_add_stream(struct migr_ucmd *ucmd)
 	if (add->flags && migration->role != MIGR_ROLE_SOURCE)
 		return -EOPNOTSUPP;
 
-	mutex_lock(&migration->setup);
+	ret = mutex_lock_killable(&migration->setup);
+	if (ret)
+		return ret;
 	if (migration->has_stream) {
 		ret = -EBUSY;
 		goto out;
@@ -387,7 +392,9 @@ static int migration_ioctl_pass(struct migr_ucmd *ucmd)
 
 	if (pass->flags & ~MIGR_PASS_LAST)
 		return -EOPNOTSUPP;
-	mutex_lock(&migration->setup);
+	ret = mutex_lock_killable(&migration->setup);
+	if (ret)
+		return ret;
 	ret = begin_source_pass(migration, pass->flags & MIGR_PASS_LAST,
 				pass->hot_pages_max);
 	mutex_unlock(&migration->setup);
