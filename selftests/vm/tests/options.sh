@@ -31,6 +31,7 @@ pass_limit:the pass limit ends what the downtime limit would not
 downtime_limit:a downtime limit above all needs one pass
 keep:the old process is kept, paused
 copy:pages are copied into the socket
+announce:the network is told where the VM is now
 terminal:a terminal shows progress and a summary
 qmp:a QMP socket that cannot be found is given with --qmp
 same_name:of two VMs of one name neither is taken
@@ -267,6 +268,22 @@ case_copy() {
 	start_on_migr && receive 127.0.0.1 || return 1
 	says 0 '' "$migr" send --json --copy --verify "$name" 127.0.0.1 &&
 		result outcome:moved ram_identical:true && received
+}
+
+# With the VM's own address, as RARP: what switches learn a new port from.
+case_announce() {
+	local nic=(-netdev "hubport,id=net,hubid=0" -device "e1000,netdev=net,mac=52:54:00:6d:69:67,romfile=")
+
+	start_on_migr "${nic[@]}" &&
+		receive $socket "${nic[@]}" \
+			-object "filter-dump,id=dump,netdev=net,file=$MIGR_OUT/packets" || return 1
+	says 0 '' "$migr" send --json "$name" $socket && result outcome:moved && received || return 1
+	for ((i = 0; i < 100; i++)); do
+		! LC_ALL=C grep -qaP '\xff{6}RT\0mig\x80\x35' "$MIGR_OUT/packets" || return 0
+		sleep 0.1
+	done
+	echo "no RARP of the VM in $(stat -c %s "$MIGR_OUT/packets") bytes of packets"
+	return 1
 }
 
 case_terminal() {
