@@ -106,10 +106,22 @@ void migr_hot_trim(unsigned long *pages, unsigned int nr)
 void migr_hot_note(struct migr_hot *hot, unsigned long chunk, u32 pass,
 		   const unsigned long *collected, const unsigned long *left)
 {
-	/* In the first every page is dirty, written or not. */
-	if (pass == 1)
-		return;
 	bitmap_or(hot->written + chunk * CHUNK_LONGS, collected, left,
 		  MIGR_CHUNK_PAGES);
-	hot->passes[chunk] = pass;
+	/* In the first every page is dirty, written or not. */
+	hot->passes[chunk] = pass == 1 ? 0 : pass;
+}
+
+/**
+ * migr_hot_written() - what migr_hot_note() remembered last
+ * @hot: of the region
+ * @chunk: index of the chunk
+ *
+ * Return: the pages that were dirty, a bit each.
+ */
+const u64 *migr_hot_written(const struct migr_hot *hot, unsigned long chunk)
+{
+	static_assert(sizeof(u64) == sizeof(*hot->written));
+
+	return (const u64 *)(hot->written + chunk * CHUNK_LONGS);
 }

@@ -27,5 +27,6 @@ unsigned int migr_hot_find(const struct migr_hot *hot,
 void migr_hot_trim(unsigned long *pages, unsigned int nr);
 void migr_hot_note(struct migr_hot *hot, unsigned long chunk, u32 pass,
 		   const unsigned long *collected, const unsigned long *left);
+const u64 *migr_hot_written(const struct migr_hot *hot, unsigned long chunk);
 
 #endif /* _MIGR_HOT_H */

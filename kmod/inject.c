@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Which call of the module fails next, for the tests. Takes no locks.
+ * Which call of the module fails next, and how long a moment is, for the tests.
+ * Takes no locks.
  */
 #include <linux/atomic.h>
+#include <linux/delay.h>
 #include <linux/moduleparam.h>
 
 #include "inject.h"
@@ -18,4 +20,17 @@ MODULE_PARM_DESC(fail_nth, "Let the nth call from now on that can fail do so, on
 bool migr_inject(void)
 {
 	return atomic_dec_if_positive(&fail_nth) == 0;
+}
+
+static unsigned int delay_ms;
+module_param(delay_ms, uint, 0600);
+MODULE_PARM_DESC(delay_ms, "How long to stay where others may come in between (tests only)");
+
+/**
+ * migr_delay() - stay a while where others may come in between
+ */
+void migr_delay(void)
+{
+	if (READ_ONCE(delay_ms))
+		msleep(delay_ms);
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Failures on demand, in the build for tests only: the kernels migr runs on are
+ * Failures and delays on demand, in the build for tests only: the kernels migr runs on are
  * built without fault injection of their own.
  */
 #ifndef _MIGR_INJECT_H
@@ -8,10 +8,15 @@
 
 #ifdef MIGR_TEST
 bool migr_inject(void);
+void migr_delay(void);
 #else
 static inline bool migr_inject(void)
 {
 	return false;
+}
+
+static inline void migr_delay(void)
+{
 }
 #endif
 

@@ -20,6 +20,7 @@
 #include "region.h"
 #include "stream.h"
 #include "trace.h"
+#include "transport.h"
 
 static void migration_free(struct kref *ref)
 {
@@ -34,6 +35,7 @@ static void migration_free(struct kref *ref)
 			migr_tracker_stop(member->tracker);
 		migr_hot_destroy(&member->hot);
 		kvfree(member->chunks);
+		kvfree(member->unacked);
 		fput(member->file);
 	}
 	if (migration->limiter)
@@ -70,18 +72,39 @@ struct migr_member *migr_migration_member(struct migr_migration *migration,
 }
 
 /**
- * migr_migration_claim() - take a chunk that the pass has left
- * @migration: a source
- * @chunk: out, index of the chunk
+ * migr_migration_add() - take a stream in
+ * @migration: the migration
+ * @stream: the stream, with its number
  *
- * Return: the region's member, or NULL if all have been claimed.
+ * Return: 0, -EEXIST, -EBUSY, -EPIPE or -EALREADY, see ADD_STREAM.
  */
-struct migr_member *migr_migration_claim(struct migr_migration *migration,
-					 unsigned long *chunk)
+int migr_migration_add(struct migr_migration *migration,
+		       struct migr_stream *stream)
+{
+	int ret = 0;
+
+	spin_lock(&migration->lock);
+	if (migration->state == MIGR_STATE_FAILED)
+		ret = -EPIPE;
+	else if (migration->state == MIGR_STATE_COMPLETE)
+		ret = -EALREADY;
+	else if (migration->nr_streams == MIGR_STREAMS_MAX)
+		ret = -EBUSY;
+	else if (__test_and_set_bit(stream->id, migration->ids))
+		ret = -EEXIST;
+	if (!ret) {
+		list_add_tail(&stream->node, &migration->streams);
+		migration->nr_streams++;
+	}
+	spin_unlock(&migration->lock);
+	return ret;
+}
+
+static bool find_chunk(struct migr_migration *migration,
+		       struct migr_member **found, unsigned long *chunk)
 {
 	unsigned int i;
 
-	spin_lock(&migration->lock);
 	for (i = 0; i < migration->nr_members; i++) {
 		struct migr_member *member = &migration->members[i];
 
@@ -92,26 +115,310 @@ struct migr_member *migr_migration_claim(struct migr_migration *migration,
 			continue;
 		*chunk = member->cursor++;
 		__clear_bit(*chunk, member->chunks);
-		spin_unlock(&migration->lock);
-		return member;
+		*found = member;
+		return true;
 	}
-	spin_unlock(&migration->lock);
-	return NULL;
+	return false;
+}
+
+static void set_busy(struct migr_migration *migration,
+		     struct migr_stream *stream, bool busy)
+{
+	if (stream->busy == busy)
+		return;
+	stream->busy = busy;
+	if (busy)
+		migration->nr_busy++;
+	else
+		migration->nr_busy--;
+}
+
+static void end_pass(struct migr_migration *migration)
+{
+	u64 now = ktime_get_ns();
+	struct migr_counts *counts = &migration->in_pass;
+
+	migration->pass_ns = now - migration->pass_begun_ns;
+	if (migration->last)
+		migration->total_ns = now - migration->begun_ns;
+	migration->state = migration->last ? MIGR_STATE_COMPLETE :
+					     MIGR_STATE_BETWEEN;
+	trace_migr_pass_done(migration->pass,
+			     counts->data + counts->zero + counts->hole,
+			     counts->bytes, migration->pass_ns,
+			     migration->last);
+	wake_up_all(&migration->wait);
 }
 
 /**
- * migr_migration_unclaim() - give a chunk back that was not sent
+ * migr_migration_claim() - find something to do in the pass
  * @migration: a source
+ * @stream: for whom; all that it sent has been acknowledged if it asks again
+ *	after %MIGR_CLAIM_NONE
+ * @member: out, for %MIGR_CLAIM_CHUNK: the region's member
+ * @chunk: likewise: index of the chunk
+ *
+ * The pass is complete once no chunk is left and no stream busy: whoever finds
+ * that ends it.
+ *
+ * Return: what it is.
+ */
+enum migr_claim migr_migration_claim(struct migr_migration *migration,
+				     struct migr_stream *stream,
+				     struct migr_member **member,
+				     unsigned long *chunk)
+{
+	enum migr_claim claim = MIGR_CLAIM_NONE;
+
+	spin_lock(&migration->lock);
+	stream->pass = migration->pass;
+	if (migration->state != MIGR_STATE_PASS) {
+		claim = MIGR_CLAIM_OVER;
+	} else if (migration->chunks_left) {
+		/*
+		 * What a dead stream had sent may still be on its way into
+		 * memory: it must not overtake what we send.
+		 */
+		if (!bitmap_subset(migration->dead, stream->told,
+				   MIGR_STREAM_IDS)) {
+			claim = MIGR_CLAIM_TELL;
+		} else if (find_chunk(migration, member, chunk)) {
+			migration->chunks_left--;
+			set_busy(migration, stream, true);
+			claim = MIGR_CLAIM_CHUNK;
+		}
+	} else if (!stream->nr_unacked) {
+		set_busy(migration, stream, false);
+		if (!migration->nr_busy) {
+			end_pass(migration);
+			claim = MIGR_CLAIM_OVER;
+		}
+	}
+	spin_unlock(&migration->lock);
+	return claim;
+}
+
+static void put_chunk(struct migr_migration *migration,
+		      struct migr_member *member, unsigned long chunk)
+{
+	if (!__test_and_set_bit(chunk, member->chunks))
+		migration->chunks_left++;
+	member->cursor = min(member->cursor, chunk);
+}
+
+/**
+ * migr_migration_unclaim() - give a chunk back that was not collected
+ * @migration: a source
+ * @stream: who had claimed it
  * @member: the region's member
  * @chunk: index of the chunk
  */
 void migr_migration_unclaim(struct migr_migration *migration,
+			    struct migr_stream *stream,
 			    struct migr_member *member, unsigned long chunk)
 {
 	spin_lock(&migration->lock);
-	__set_bit(chunk, member->chunks);
-	member->cursor = min(member->cursor, chunk);
+	put_chunk(migration, member, chunk);
+	if (!stream->nr_unacked)
+		set_busy(migration, stream, false);
 	spin_unlock(&migration->lock);
+	wake_up_all(&migration->wait);
+}
+
+/**
+ * migr_migration_sent() - note what would be lost with the stream
+ * @migration: a source
+ * @stream: who has claimed the chunk
+ * @member: the region's member
+ * @chunk: index of the chunk, which has been collected
+ */
+void migr_migration_sent(struct migr_migration *migration,
+			 struct migr_stream *stream,
+			 struct migr_member *member, unsigned long chunk)
+{
+	u32 *last = &stream->unacked.last[member - migration->members];
+
+	member->unacked[chunk] = *last;
+	*last = chunk + 1;
+	stream->nr_unacked++;
+}
+
+/* What @stream had sent and not seen acknowledged becomes dirty again. */
+static void reclaim(struct migr_migration *migration,
+		    struct migr_stream *stream)
+{
+	unsigned int i;
+
+	if (!stream->nr_unacked)
+		return;
+	for (i = 0; i < migration->nr_members; i++) {
+		struct migr_member *member = &migration->members[i];
+		u32 next;
+
+		for (next = stream->unacked.last[i]; next;) {
+			unsigned long chunk = next - 1;
+
+			/* Another stream's as soon as it is given back. */
+			next = member->unacked[chunk];
+			migr_tracker_merge(member->tracker,
+					   (pgoff_t)chunk * MIGR_CHUNK_PAGES,
+					   migr_hot_written(&member->hot, chunk),
+					   MIGR_CHUNK_PAGES / 64);
+			spin_lock(&migration->lock);
+			put_chunk(migration, member, chunk);
+			spin_unlock(&migration->lock);
+			migr_delay();
+			cond_resched();
+		}
+	}
+}
+
+static struct migr_stream *find_alive(struct migr_migration *migration)
+{
+	struct migr_stream *stream;
+
+	list_for_each_entry(stream, &migration->streams, node)
+		if (!stream->gone)
+			return stream;
+	return NULL;
+}
+
+/* End all runs. */
+static void end_streams(struct migr_migration *migration)
+{
+	struct migr_stream *stream;
+
+	do {
+		spin_lock(&migration->lock);
+		stream = find_alive(migration);
+		if (stream)
+			kref_get(&stream->ref);
+		spin_unlock(&migration->lock);
+		if (stream) {
+			migr_stream_end(stream);
+			migr_stream_put(stream);
+		}
+	} while (stream);
+}
+
+/**
+ * migr_migration_lose() - a stream has failed, or is closed
+ * @migration: the migration
+ * @stream: the stream
+ * @error: why, a negative errno
+ * @shared: no other stream could do better: the migration fails
+ *
+ * The others carry on, if there are any.
+ */
+void migr_migration_lose(struct migr_migration *migration,
+			 struct migr_stream *stream, int error, bool shared)
+{
+	bool over;
+
+	spin_lock(&migration->lock);
+	list_del(&stream->node);
+	__set_bit(stream->id, migration->dead);
+	migration->nr_streams--;
+	over = migration->state == MIGR_STATE_COMPLETE ||
+	       migration->state == MIGR_STATE_FAILED;
+	if (!over && (shared || !migration->nr_streams)) {
+		migration->state = MIGR_STATE_FAILED;
+		migration->error = error;
+		over = true;
+	}
+	spin_unlock(&migration->lock);
+
+	if (!over && migration->role == MIGR_ROLE_SOURCE)
+		reclaim(migration, stream);
+	if (shared)
+		end_streams(migration);
+	spin_lock(&migration->lock);
+	set_busy(migration, stream, false);
+	spin_unlock(&migration->lock);
+	wake_up_all(&migration->wait);
+}
+
+/* Whether a stream would find something else than %MIGR_CLAIM_NONE. */
+static bool has_work(struct migr_migration *migration,
+		     const struct migr_stream *stream)
+{
+	bool work;
+
+	spin_lock(&migration->lock);
+	work = migration->state != MIGR_STATE_PASS || migration->chunks_left ||
+	       !migration->nr_busy || READ_ONCE(stream->gone);
+	spin_unlock(&migration->lock);
+	return work;
+}
+
+/**
+ * migr_migration_wait() - wait for something to do
+ * @migration: a source
+ * @stream: for whom
+ *
+ * Return: 0 or -ERESTARTSYS.
+ */
+int migr_migration_wait(struct migr_migration *migration,
+			struct migr_stream *stream)
+{
+	return wait_event_interruptible(migration->wait,
+					has_work(migration, stream));
+}
+
+static struct migr_stream *find_stream(struct migr_migration *migration, u32 id)
+{
+	struct migr_stream *stream;
+
+	list_for_each_entry(stream, &migration->streams, node)
+		if (stream->id == id)
+			return stream;
+	return NULL;
+}
+
+/* Whether nobody runs stream @id any more, or @stream itself is told dead. */
+static bool is_buried(struct migr_migration *migration,
+		      const struct migr_stream *stream, u32 id)
+{
+	struct migr_stream *other;
+	bool buried;
+
+	spin_lock(&migration->lock);
+	other = find_stream(migration, id);
+	buried = !other || !other->running || READ_ONCE(stream->gone);
+	spin_unlock(&migration->lock);
+	return buried;
+}
+
+/**
+ * migr_migration_bury() - see to it that a stream writes no more
+ * @migration: a destination
+ * @stream: the stream that was told
+ * @id: number of the stream that is dead
+ *
+ * Waits until it does not run any more; it never will again.
+ *
+ * Return: 0, -ERESTARTSYS, or -EPROTO if it is @stream's own number or none.
+ */
+int migr_migration_bury(struct migr_migration *migration,
+			struct migr_stream *stream, u32 id)
+{
+	struct migr_stream *other;
+
+	if (id == stream->id || id >= MIGR_STREAM_IDS)
+		return -EPROTO;
+	spin_lock(&migration->lock);
+	/* One that is still being connected must not come after this. */
+	__set_bit(id, migration->ids);
+	other = find_stream(migration, id);
+	if (other)
+		kref_get(&other->ref);
+	spin_unlock(&migration->lock);
+	if (other) {
+		migr_stream_end(other);
+		migr_stream_put(other);
+	}
+	return wait_event_interruptible(migration->wait,
+					is_buried(migration, stream, id));
 }
 
 /**
@@ -166,14 +473,8 @@ void migr_migration_count(struct migr_migration *migration,
 	spin_unlock(&migration->lock);
 }
 
-/**
- * migr_migration_begin_pass() - note that a pass begins
- * @migration: the migration
- * @pass: its number, from 1
- */
-void migr_migration_begin_pass(struct migr_migration *migration, u32 pass)
+static void begin_pass(struct migr_migration *migration, u32 pass)
 {
-	spin_lock(&migration->lock);
 	migration->pass = pass;
 	migration->pass_begun_ns = ktime_get_ns();
 	if (pass == 1)
@@ -182,44 +483,78 @@ void migr_migration_begin_pass(struct migr_migration *migration, u32 pass)
 	memset(&migration->in_pass, 0, sizeof(migration->in_pass));
 	if (migration->state != MIGR_STATE_FAILED)
 		migration->state = MIGR_STATE_PASS;
+}
+
+/**
+ * migr_migration_arrives() - something of a pass has arrived
+ * @migration: a destination
+ * @stream: over which
+ * @pass: number of the pass
+ * @writes: it is something that will be written to memory
+ *
+ * A pass in which nothing was dirty is not heard of.
+ *
+ * Return: 0; -EPROTO if it is over, or not the first where nothing has arrived;
+ * -ECANCELED if the migration is over.
+ */
+int migr_migration_arrives(struct migr_migration *migration,
+			   struct migr_stream *stream, u32 pass, bool writes)
+{
+	int ret = 0;
+
+	spin_lock(&migration->lock);
+	if (migration->state == MIGR_STATE_FAILED ||
+	    migration->state == MIGR_STATE_COMPLETE)
+		ret = -ECANCELED;
+	else if (pass < migration->pass || (!migration->pass && pass != 1))
+		ret = -EPROTO;
+	else if (pass > migration->pass)
+		begin_pass(migration, pass);
+	if (!ret && writes)
+		stream->writes = true;
+	spin_unlock(&migration->lock);
+	return ret;
+}
+
+/**
+ * migr_migration_written() - all that has arrived over a stream is in memory
+ * @migration: a destination
+ * @stream: the stream, which is about to acknowledge it
+ */
+void migr_migration_written(struct migr_migration *migration,
+			    struct migr_stream *stream)
+{
+	spin_lock(&migration->lock);
+	stream->writes = false;
 	spin_unlock(&migration->lock);
 }
 
 /**
- * migr_migration_end_pass() - note that the pass has been acknowledged
- * @migration: the migration
- * @last: it was the last one
+ * migr_migration_complete() - all of the last pass has arrived
+ * @migration: a destination
+ *
+ * Nothing is written any more once it is complete.
+ *
+ * Return: 0, or -EPROTO if that is not so: nothing has arrived, or a stream
+ * brings something that it has not acknowledged.
  */
-void migr_migration_end_pass(struct migr_migration *migration, bool last)
+int migr_migration_complete(struct migr_migration *migration)
 {
-	u64 now = ktime_get_ns(), ns;
-	struct migr_counts counts;
-	u32 pass;
+	struct migr_stream *stream;
+	int ret = 0;
 
 	spin_lock(&migration->lock);
-	counts = migration->in_pass;
-	pass = migration->pass;
-	ns = now - migration->pass_begun_ns;
-	migration->pass_ns = ns;
-	if (last)
-		migration->total_ns = now - migration->begun_ns;
-	migration->state = last ? MIGR_STATE_COMPLETE : MIGR_STATE_BETWEEN;
+	list_for_each_entry(stream, &migration->streams, node)
+		if (stream->writes && (stream->running || !stream->gone))
+			ret = -EPROTO;
+	if (migration->state == MIGR_STATE_PASS && !ret) {
+		migration->last = true;
+		end_pass(migration);
+	}
+	if (migration->state != MIGR_STATE_COMPLETE)
+		ret = -EPROTO;
 	spin_unlock(&migration->lock);
-	trace_migr_pass_done(pass, counts.data + counts.zero + counts.hole,
-			     counts.bytes, ns, last);
-}
-
-/**
- * migr_migration_fail() - note that a stream failed
- * @migration: the migration
- * @error: why, a negative errno
- */
-void migr_migration_fail(struct migr_migration *migration, int error)
-{
-	spin_lock(&migration->lock);
-	migration->state = MIGR_STATE_FAILED;
-	migration->error = error;
-	spin_unlock(&migration->lock);
+	return ret;
 }
 
 static int add_region(struct migr_migration *migration, struct file *file,
@@ -234,7 +569,7 @@ static int add_region(struct migr_migration *migration, struct file *file,
 	/* The source tracks it, the destination writes to it. */
 	if (!(file->f_mode & FMODE_WRITE))
 		return -EBADF;
-	if (migration->has_stream)
+	if (!bitmap_empty(migration->ids, MIGR_STREAM_IDS))
 		return -EBUSY;
 	for (i = 0; i < migration->nr_members; i++)
 		if (migration->members[i].region == region)
@@ -290,14 +625,12 @@ static int migration_ioctl_add_stream(struct migr_ucmd *ucmd)
 		return -EOPNOTSUPP;
 	if (add->flags && migration->role != MIGR_ROLE_SOURCE)
 		return -EOPNOTSUPP;
+	if (add->id >= MIGR_STREAM_IDS || add->__reserved)
+		return -EINVAL;
 
 	ret = mutex_lock_killable(&migration->setup);
 	if (ret)
 		return ret;
-	if (migration->has_stream) {
-		ret = -EBUSY;
-		goto out;
-	}
 	if (!migration->nr_members) {
 		ret = -EINVAL;
 		goto out;
@@ -305,10 +638,8 @@ static int migration_ioctl_add_stream(struct migr_ucmd *ucmd)
 	ret = migr_ucmd_reserve_fd(ucmd, &add->fd);
 	if (ret)
 		goto out;
-	file = migr_stream_create(migration, add->socket_fd,
+	file = migr_stream_create(migration, add->socket_fd, add->id,
 				  add->flags & MIGR_STREAM_COPY);
-	/* Closing the stream is final: there will not be another. */
-	migration->has_stream = !IS_ERR(file);
 	ret = migr_ucmd_install_fd(add->fd, file);
 out:
 	mutex_unlock(&migration->setup);
@@ -331,7 +662,12 @@ static int start_tracking(struct migr_migration *migration)
 				migr_may_fail(kvcalloc(BITS_TO_LONGS(member->nr_chunks),
 						       sizeof(long),
 						       GFP_KERNEL_ACCOUNT), NULL);
-		if (!member->chunks ||
+		if (!member->unacked)
+			member->unacked =
+				migr_may_fail(kvcalloc(member->nr_chunks,
+						       sizeof(*member->unacked),
+						       GFP_KERNEL_ACCOUNT), NULL);
+		if (!member->chunks || !member->unacked ||
 		    migr_hot_init(&member->hot, member->nr_chunks))
 			return -ENOMEM;
 		tracker = migr_tracker_start(member->file, member->reported,
@@ -346,11 +682,13 @@ static int start_tracking(struct migr_migration *migration)
 static int begin_source_pass(struct migr_migration *migration, bool last,
 			     u64 hot_max)
 {
-	unsigned int i;
+	unsigned long chunks = 0;
 	u64 pages = 0, dirtied = 0;
+	unsigned int i;
 	int ret;
 
-	if (migration->role != MIGR_ROLE_SOURCE || !migration->has_stream)
+	if (migration->role != MIGR_ROLE_SOURCE ||
+	    bitmap_empty(migration->ids, MIGR_STREAM_IDS))
 		return -EINVAL;
 	switch (READ_ONCE(migration->state)) {
 	case MIGR_STATE_PASS:
@@ -370,6 +708,7 @@ static int begin_source_pass(struct migr_migration *migration, bool last,
 		bitmap_copy(member->chunks, member->tracker->chunks,
 			    member->nr_chunks);
 		member->cursor = 0;
+		chunks += bitmap_weight(member->chunks, member->nr_chunks);
 		pages += migr_tracker_nr_dirty(member->tracker);
 		dirtied += migr_tracker_nr_dirtied(member->tracker);
 	}
@@ -379,9 +718,12 @@ static int begin_source_pass(struct migr_migration *migration, bool last,
 	migration->hot_max = last ? 0 : hot_max;
 	migration->hot = 0;
 	migration->last = last;
+	migration->chunks_left = chunks;
+	begin_pass(migration, migration->pass + 1);
+	if (migration->state == MIGR_STATE_FAILED)
+		ret = -EPIPE;
 	spin_unlock(&migration->lock);
-	migr_migration_begin_pass(migration, migration->pass + 1);
-	return 0;
+	return ret;
 }
 
 static int migration_ioctl_pass(struct migr_ucmd *ucmd)
@@ -533,6 +875,8 @@ struct file *migr_migration_create(u32 role)
 	migration->role = role;
 	mutex_init(&migration->setup);
 	spin_lock_init(&migration->lock);
+	init_waitqueue_head(&migration->wait);
+	INIT_LIST_HEAD(&migration->streams);
 	if (role == MIGR_ROLE_SOURCE) {
 		migration->limiter = migr_limiter_create();
 		if (!migration->limiter) {

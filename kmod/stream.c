@@ -4,8 +4,9 @@
  *
  * A stream has no thread of its own: it is run by whoever calls its RUN ioctl,
  * and is a machine of small steps whose state is all in struct migr_stream, so
- * that a signal can stop it anywhere and the next RUN goes on from there.
- * stream->run is held by the thread that runs it and protects everything.
+ * that a signal can stop it anywhere and the next RUN goes on from there. One
+ * thread at a time runs it, and has all of it but what is said to be under the
+ * migration's lock.
  */
 #include <linux/anon_inodes.h>
 #include <linux/bvec.h>
@@ -13,15 +14,10 @@
 #include <linux/file.h>
 #include <linux/highmem.h>
 #include <linux/mm.h>
-#include <linux/net.h>
 #include <linux/pagemap.h>
 #include <linux/shmem_fs.h>
 #include <linux/slab.h>
-#include <linux/socket.h>
 #include <linux/uio.h>
-#include <net/af_unix.h>
-#include <net/sock.h>
-#include <net/tcp.h>
 
 #include "compat.h"
 #include "device.h"
@@ -31,7 +27,7 @@
 #include "region.h"
 #include "stream.h"
 #include "trace.h"
-#include "wire.h"
+#include "transport.h"
 
 /*
  * Pages received at once: enough to share the cost of a call, and few enough
@@ -39,147 +35,9 @@
  */
 #define RECV_PAGES	64UL
 
-/**
- * enum stream_step - what a stream does next
- * @STEP_IDLE: source: nothing, until a pass begins
- * @STEP_CLAIM: source: claim and collect a chunk, or end the pass
- * @STEP_SEND_HEAD: source: send a chunk's header and masks
- * @STEP_SEND_PAGES: source: send its pages
- * @STEP_SEND_END: source: send the end of the pass
- * @STEP_RECV_ACK: source: wait for the acknowledgment
- * @STEP_RECV_HEAD: destination: receive a header
- * @STEP_RECV_MASKS: destination: receive a chunk's masks
- * @STEP_RECV_PAGES: destination: receive its pages
- * @STEP_RECV_END: destination: make its zero pages holes
- * @STEP_SEND_ACK: destination: acknowledge a pass
- * @STEP_DONE: destination: the last pass has been acknowledged
- * @STEP_FAILED: it cannot be used any more
- */
-enum stream_step {
-	STEP_IDLE,
-	STEP_CLAIM,
-	STEP_SEND_HEAD,
-	STEP_SEND_PAGES,
-	STEP_SEND_END,
-	STEP_RECV_ACK,
-	STEP_RECV_HEAD,
-	STEP_RECV_MASKS,
-	STEP_RECV_PAGES,
-	STEP_RECV_END,
-	STEP_SEND_ACK,
-	STEP_DONE,
-	STEP_FAILED,
-};
-
-/**
- * struct migr_stream - a connection of a migration
- * @migration: the migration, with a reference
- * @sock: the socket, with a reference to its file
- * @copy: copy pages into the socket instead of lending them
- * @run: held by the thread that runs it
- * @step: what it does next
- * @pass: destination: number of the pass that arrives
- * @pass_chunks: chunks of this pass that went over this stream
- * @frame: the frame being sent or received
- * @member: the region of the chunk being sent or received
- * @counts: what that chunk adds to the statistics
- * @head: a frame's header and masks as they are on the wire
- * @kvec: for sending or receiving @head
- * @iter: what is left of the current send or receive
- * @data: pages of the chunk with content, from its first
- * @zero: pages of the chunk that are zero
- * @next: destination: the page of @data that is to be received next
- * @filled: destination: bytes of it that have been
- * @nr_bvecs: pages in @bvecs
- * @bvecs: source: the pages of @data, which are also in @batch.pages;
- *	destination: those that are being received into, with references
- * @batch: source: what was collected
- */
-struct migr_stream {
-	struct migr_migration *migration;
-	struct socket *sock;
-	bool copy;
-	struct mutex run;	/* held while it runs */
-	enum stream_step step;
-	u32 pass;
-	u64 pass_chunks;
-	struct migr_wire_frame frame;
-	struct migr_member *member;
-	struct migr_counts counts;
-	struct {
-		struct migr_wire_hdr hdr;
-		struct migr_wire_masks masks;
-	} head;
-	struct kvec kvec;
-	struct iov_iter iter;
-	DECLARE_BITMAP(data, MIGR_CHUNK_PAGES);
-	DECLARE_BITMAP(zero, MIGR_CHUNK_PAGES);
-	unsigned int next;
-	size_t filled;
-	unsigned int nr_bvecs;
-	struct bio_vec bvecs[MIGR_CHUNK_PAGES];
-	struct migr_batch batch;
-};
-
 static_assert(MIGR_WIRE_CHUNK_PAGES == MIGR_CHUNK_PAGES);
 static_assert(MIGR_WIRE_PAGE_SIZE == PAGE_SIZE);
 static_assert(BITS_PER_LONG == 64);
-
-/* What the socket said, as RUN tells it. */
-static int socket_error(int ret)
-{
-	switch (ret) {
-	case -EINTR:
-		/* A socket with a timeout says this instead. */
-		return -ERESTARTSYS;
-	case -EAGAIN:
-		return -ETIMEDOUT;
-	case -EPIPE:
-		/* EPIPE is for a stream that had failed before. */
-		return -ECONNRESET;
-	default:
-		return ret;
-	}
-}
-
-static int stream_send(struct migr_stream *stream, bool lend, int flags)
-{
-	while (iov_iter_count(&stream->iter)) {
-		struct msghdr msg = {
-			.msg_flags = MSG_NOSIGNAL | flags,
-			.msg_iter = stream->iter,
-		};
-		int ret;
-
-		if (lend)
-			ret = migr_sock_lend(stream->sock, &msg);
-		else
-			ret = sock_sendmsg(stream->sock, &msg);
-		if (ret < 0)
-			return socket_error(ret);
-		iov_iter_advance(&stream->iter, ret);
-	}
-	return 0;
-}
-
-static int stream_recv(struct migr_stream *stream)
-{
-	while (iov_iter_count(&stream->iter)) {
-		struct msghdr msg = {
-			.msg_flags = MSG_WAITALL,
-			.msg_iter = stream->iter,
-		};
-		int ret;
-
-		ret = sock_recvmsg(stream->sock, &msg, MSG_WAITALL);
-		if (ret < 0)
-			return socket_error(ret);
-		if (!ret)
-			return -ECONNRESET;
-		iov_iter_advance(&stream->iter, ret);
-	}
-	return 0;
-}
 
 static void stream_set_iter(struct migr_stream *stream, unsigned int dir,
 			    void *buf, size_t len)
@@ -209,6 +67,25 @@ static void stream_drop_pages(struct migr_stream *stream)
 	migr_batch_put(&stream->batch);
 	memset(stream->batch.pages, 0, sizeof(stream->batch.pages));
 	stream->nr_bvecs = 0;
+}
+
+static int stream_send(struct migr_stream *stream, unsigned int flags)
+{
+	return stream->transport->ops->send(stream->transport, &stream->iter,
+					    flags);
+}
+
+static int stream_recv(struct migr_stream *stream)
+{
+	return stream->transport->ops->recv(stream->transport, &stream->iter);
+}
+
+/* An error that no other stream would be spared. */
+static int shared_error(struct migr_stream *stream, int error)
+{
+	stream->shared_error = error && error != -ERESTARTSYS &&
+			       error != -EINTR;
+	return error;
 }
 
 static bool page_is_zero(struct page *page)
@@ -295,19 +172,18 @@ static void put_head(struct migr_stream *stream)
 	stream->counts.bytes = sizeof(stream->head.hdr) + stream->frame.length;
 }
 
-static void put_end(struct migr_stream *stream)
+/* A frame without a body. */
+static void put_word(struct migr_stream *stream, enum migr_wire_type type,
+		     u64 value)
 {
-	struct migr_migration *migration = stream->migration;
-
 	memset(&stream->counts, 0, sizeof(stream->counts));
 	stream->frame = (struct migr_wire_frame) {
-		.type = MIGR_WIRE_PASS_END,
-		.last = migration->last,
-		.pass = migration->pass,
-		.value = stream->pass_chunks,
+		.version = MIGR_WIRE_VERSION,
+		.type = type,
+		.pass = stream->pass,
+		.value = value,
 	};
 	put_head(stream);
-	stream->step = STEP_SEND_END;
 }
 
 /* Collect a chunk that was claimed, but for its hot pages. */
@@ -338,29 +214,12 @@ static int collect_chunk(struct migr_stream *stream, struct migr_member *member,
 	return 0;
 }
 
-static int step_claim(struct migr_stream *stream)
+static int put_chunk(struct migr_stream *stream, struct migr_member *member,
+		     unsigned long chunk)
 {
-	struct migr_migration *migration = stream->migration;
-	struct migr_member *member;
-	unsigned long chunk;
 	int ret;
 
-	do {
-		cond_resched();
-		if (signal_pending(current))
-			return -ERESTARTSYS;
-		member = migr_migration_claim(migration, &chunk);
-		if (!member) {
-			put_end(stream);
-			return 0;
-		}
-		ret = collect_chunk(stream, member, chunk);
-		if (ret) {
-			migr_migration_unclaim(migration, member, chunk);
-			return ret;
-		}
-	} while (!stream->batch.nr_dirty);
-
+	migr_migration_sent(stream->migration, stream, member, chunk);
 	memset(&stream->counts, 0, sizeof(stream->counts));
 	stream->counts.pinned = stream->batch.nr_pinned;
 	stream->member = member;
@@ -368,9 +227,10 @@ static int step_claim(struct migr_stream *stream)
 	if (ret)
 		return ret;
 	stream->frame = (struct migr_wire_frame) {
+		.version = MIGR_WIRE_VERSION,
 		.type = MIGR_WIRE_CHUNK,
 		.region = member->id,
-		.pass = migration->pass,
+		.pass = stream->pass,
 		.value = chunk,
 	};
 	put_head(stream);
@@ -378,11 +238,93 @@ static int step_claim(struct migr_stream *stream)
 	return 0;
 }
 
+/* Nothing is left to claim for now. */
+static int claim_nothing(struct migr_stream *stream)
+{
+	if (!stream->nr_unacked)
+		return migr_migration_wait(stream->migration, stream);
+	put_word(stream, MIGR_WIRE_PASS_END, stream->nr_unacked);
+	stream->step = STEP_SEND_END;
+	return 0;
+}
+
+/* The pass is complete, or will never be. */
+static int claim_over(struct migr_stream *stream)
+{
+	struct migr_migration *migration = stream->migration;
+
+	switch (READ_ONCE(migration->state)) {
+	case MIGR_STATE_FAILED:
+		return READ_ONCE(migration->error);
+	case MIGR_STATE_COMPLETE:
+		put_word(stream, MIGR_WIRE_DONE, 0);
+		stream->step = STEP_SEND_DONE;
+		return 0;
+	default:
+		stream->step = STEP_IDLE;
+		return 0;
+	}
+}
+
+static void claim_tell(struct migr_stream *stream)
+{
+	struct migr_migration *migration = stream->migration;
+	unsigned long id;
+
+	/* The dead stay dead. */
+	id = find_next_andnot_bit(migration->dead, stream->told,
+				  MIGR_STREAM_IDS, 0);
+	__set_bit(id, stream->told);
+	put_word(stream, MIGR_WIRE_GONE, id);
+	stream->step = STEP_SEND_GONE;
+}
+
+static int step_claim(struct migr_stream *stream)
+{
+	struct migr_migration *migration = stream->migration;
+	struct migr_member *member;
+	unsigned long chunk;
+	int ret;
+
+	cond_resched();
+	switch (migr_migration_claim(migration, stream, &member, &chunk)) {
+	case MIGR_CLAIM_TELL:
+		claim_tell(stream);
+		return 0;
+	case MIGR_CLAIM_NONE:
+		return claim_nothing(stream);
+	case MIGR_CLAIM_OVER:
+		return claim_over(stream);
+	case MIGR_CLAIM_CHUNK:
+		break;
+	}
+	ret = collect_chunk(stream, member, chunk);
+	if (ret || !stream->batch.nr_dirty) {
+		if (ret)
+			migr_migration_unclaim(migration, stream, member,
+					       chunk);
+		return shared_error(stream, ret);
+	}
+	return shared_error(stream, put_chunk(stream, member, chunk));
+}
+
+static int step_send_gone(struct migr_stream *stream)
+{
+	int ret;
+
+	ret = stream_send(stream, MIGR_SEND_MORE);
+	if (ret)
+		return ret;
+	migr_migration_count(stream->migration, &stream->counts);
+	stream->step = STEP_CLAIM;
+	return 0;
+}
+
 static int step_send_head(struct migr_stream *stream)
 {
 	int ret;
 
-	ret = stream_send(stream, false, stream->nr_bvecs ? MSG_MORE : 0);
+	ret = stream_send(stream, stream->nr_bvecs ? MIGR_SEND_MORE : 0);
 	if (ret)
 		return ret;
 	stream_set_pages(stream, ITER_SOURCE);
@@ -394,11 +336,10 @@ static int step_send_pages(struct migr_stream *stream)
 {
 	int ret;
 
-	ret = stream_send(stream, !stream->copy, 0);
+	ret = stream_send(stream, stream->copy ? 0 : MIGR_SEND_LEND);
 	if (ret)
 		return ret;
 	stream_drop_pages(stream);
-	stream->pass_chunks++;
 	migr_migration_count(stream->migration, &stream->counts);
 	trace_migr_chunk_sent(stream->frame.region, stream->frame.value,
 			      stream->counts.data,
@@ -412,7 +353,7 @@ static int step_send_end(struct migr_stream *stream)
 {
 	int ret;
 
-	ret = stream_send(stream, false, 0);
+	ret = stream_send(stream, 0);
 	if (ret)
 		return ret;
 	migr_migration_count(stream->migration, &stream->counts);
@@ -434,13 +375,27 @@ static int step_recv_ack(struct migr_stream *stream)
 	ret = migr_wire_get_hdr(&stream->head.hdr, &stream->frame);
 	if (ret)
 		return ret;
-	if (stream->frame.type != MIGR_WIRE_PASS_ACK ||
-	    stream->frame.last != sent.last || stream->frame.pass != sent.pass ||
+	if (stream->frame.version != sent.version ||
+	    stream->frame.type != MIGR_WIRE_PASS_ACK ||
+	    stream->frame.pass != sent.pass ||
 	    stream->frame.value != sent.value)
 		return -EPROTO;
 	migr_migration_count(stream->migration, &counts);
-	stream->step = STEP_IDLE;
-	migr_migration_end_pass(stream->migration, sent.last);
+	memset(&stream->unacked, 0, sizeof(stream->unacked));
+	stream->nr_unacked = 0;
+	stream->step = STEP_CLAIM;
+	return 0;
+}
+
+static int step_send_done(struct migr_stream *stream)
+{
+	int ret;
+
+	ret = stream_send(stream, 0);
+	if (ret == -ERESTARTSYS || ret == -EINTR)
+		return ret;
+	/* If it cannot be said: all is there, and others may say it. */
+	stream->step = STEP_DONE;
 	return 0;
 }
 
@@ -451,10 +406,72 @@ static void expect_head(struct migr_stream *stream)
 	stream->step = STEP_RECV_HEAD;
 }
 
+static int frame_arrives(struct migr_stream *stream, enum stream_step next)
+{
+	int ret;
+
+	ret = migr_migration_arrives(stream->migration, stream,
+				     stream->frame.pass,
+				     next == STEP_RECV_MASKS);
+	if (ret)
+		return ret;
+	stream->pass = stream->frame.pass;
+	stream->step = next;
+	return 0;
+}
+
+static int chunk_arrives(struct migr_stream *stream)
+{
+	struct migr_wire_frame *frame = &stream->frame;
+
+	stream->member = migr_migration_member(stream->migration,
+					       frame->region);
+	if (!stream->member || frame->value >= stream->member->nr_chunks)
+		return -EPROTO;
+	stream_set_iter(stream, ITER_DEST, &stream->head.masks,
+			sizeof(stream->head.masks));
+	return frame_arrives(stream, STEP_RECV_MASKS);
+}
+
+static int end_arrives(struct migr_stream *stream)
+{
+	struct migr_wire_frame *frame = &stream->frame;
+
+	if (frame->value != stream->nr_unacked)
+		return -EPROTO;
+	migr_migration_written(stream->migration, stream);
+	frame->type = MIGR_WIRE_PASS_ACK;
+	put_head(stream);
+	/* What arrived, and the answer. */
+	stream->counts.bytes *= 2;
+	return frame_arrives(stream, STEP_SEND_ACK);
+}
+
+static int done_arrives(struct migr_stream *stream)
+{
+	int ret = migr_migration_complete(stream->migration);
+
+	if (!ret)
+		stream->step = STEP_DONE;
+	return ret;
+}
+
+static int step_recv_gone(struct migr_stream *stream)
+{
+	int ret;
+
+	ret = migr_migration_bury(stream->migration, stream,
+				  min_t(u64, stream->frame.value, U32_MAX));
+	if (ret)
+		return ret;
+	migr_migration_count(stream->migration, &stream->counts);
+	expect_head(stream);
+	return 0;
+}
+
 static int step_recv_head(struct migr_stream *stream)
 {
 	struct migr_wire_frame *frame = &stream->frame;
-	struct migr_migration *migration = stream->migration;
 	int ret;
 
 	ret = stream_recv(stream);
@@ -463,32 +480,23 @@ static int step_recv_head(struct migr_stream *stream)
 	ret = migr_wire_get_hdr(&stream->head.hdr, frame);
 	if (ret)
 		return ret;
-	if (frame->pass != stream->pass)
+	if (!stream->version)
+		stream->version = frame->version;
+	/* A pass begins when the one before has been acknowledged. */
+	if (frame->version != stream->version || frame->pass < stream->pass ||
+	    (frame->pass > stream->pass && stream->nr_unacked))
 		return -EPROTO;
-	if (migration->pass != stream->pass)
-		migr_migration_begin_pass(migration, stream->pass);
-
 	memset(&stream->counts, 0, sizeof(stream->counts));
 	stream->counts.bytes = sizeof(stream->head.hdr) + frame->length;
 	switch (frame->type) {
 	case MIGR_WIRE_CHUNK:
-		stream->member = migr_migration_member(migration, frame->region);
-		if (!stream->member ||
-		    frame->value >= stream->member->nr_chunks)
-			return -EPROTO;
-		stream_set_iter(stream, ITER_DEST, &stream->head.masks,
-				sizeof(stream->head.masks));
-		stream->step = STEP_RECV_MASKS;
-		return 0;
+		return chunk_arrives(stream);
 	case MIGR_WIRE_PASS_END:
-		if (frame->value != stream->pass_chunks)
-			return -EPROTO;
-		frame->type = MIGR_WIRE_PASS_ACK;
-		put_head(stream);
-		/* What arrived, and the answer. */
-		stream->counts.bytes *= 2;
-		stream->step = STEP_SEND_ACK;
-		return 0;
+		return end_arrives(stream);
+	case MIGR_WIRE_GONE:
+		return frame_arrives(stream, STEP_RECV_GONE);
+	case MIGR_WIRE_DONE:
+		return done_arrives(stream);
 	default:
 		return -EPROTO;
 	}
@@ -522,16 +530,6 @@ static int step_recv_masks(struct migr_stream *stream)
 	return 0;
 }
 
-/* Bytes that wait in the socket. Only a hint: others can read from it too. */
-static size_t stream_queued(const struct migr_stream *stream)
-{
-	struct sock *sk = stream->sock->sk;
-	long queued;
-
-	queued = sk->sk_family == AF_UNIX ? unix_inq_len(sk) : tcp_inq(sk);
-	return max(queued, 0L);
-}
-
 /* Go on to the page after @bytes more of the chunk's content. */
 static void stream_filled(struct migr_stream *stream, size_t bytes)
 {
@@ -547,12 +545,13 @@ static void stream_filled(struct migr_stream *stream, size_t bytes)
  * Take the pages that the next content goes into. A new one is locked until it
  * has content, which saves clearing it first. One that has some may be in use.
  *
- * Who else has the socket can hold its lock while it waits for the page that it
- * receives into: then none is kept locked. If only we have it, nobody can get it.
+ * Who else has the connection can hold its lock while it waits for the page that
+ * it receives into: then none is kept locked. If only we have it, nobody can get
+ * it.
  */
 static int take_pages(struct migr_stream *stream, unsigned int nr)
 {
-	bool shared = file_count(stream->sock->file) > 1;
+	bool exclusive = stream->transport->ops->exclusive(stream->transport);
 	struct file *file = stream->member->file;
 	unsigned int i = stream->next;
 
@@ -564,11 +563,13 @@ static int take_pages(struct migr_stream *stream, unsigned int nr)
 			break;
 		folio = migr_may_fail(migr_write_begin(file, index),
 				      ERR_PTR(-ENOMEM));
+		if (IS_ERR(folio) && stream->nr_bvecs)
+			break;
 		if (IS_ERR(folio))
-			return stream->nr_bvecs ? 0 : PTR_ERR(folio);
+			return shared_error(stream, PTR_ERR(folio));
 		stream_add_page(stream, folio_file_page(folio, index));
 		/* The lock of a large folio would be taken twice. */
-		if (shared || folio_test_uptodate(folio) ||
+		if (!exclusive || folio_test_uptodate(folio) ||
 		    folio_test_large(folio)) {
 			folio_get(folio);
 			migr_write_end(file, index, 0, folio);
@@ -601,39 +602,51 @@ static void give_pages(struct migr_stream *stream, size_t len)
 /* Receive what has come already. */
 static int recv_queued(struct migr_stream *stream, unsigned int nr)
 {
-	struct msghdr msg = {};
 	int ret;
 
 	ret = take_pages(stream, nr);
 	if (ret)
 		return ret;
 	stream_set_pages(stream, ITER_DEST);
-	msg.msg_iter = stream->iter;
 	/* Nobody is to wait for a page's lock as long as we for the peer. */
-	ret = sock_recvmsg(stream->sock, &msg, MSG_DONTWAIT);
+	ret = stream->transport->ops->recv_some(stream->transport,
+						&stream->iter, 0);
 	give_pages(stream, max(ret, 0));
 	return ret;
+}
+
+/* Bytes of the chunk that are still to come. */
+static size_t stream_due(const struct migr_stream *stream)
+{
+	unsigned int i = stream->next, pages = 0;
+
+	for_each_set_bit_from(i, stream->data, MIGR_CHUNK_PAGES)
+		pages++;
+	return (size_t)pages * PAGE_SIZE - stream->filled;
 }
 
 /* Receive the rest of a page, however long it takes. */
 static int recv_page(struct migr_stream *stream)
 {
 	struct address_space *mapping = stream->member->region->mapping;
-	struct msghdr msg = {};
 	struct bio_vec bvec;
 	struct page *page;
 	int ret;
 
 	page = read_page(mapping, stream_first(stream) + stream->next);
 	if (IS_ERR(page))
-		return PTR_ERR(page);
+		return shared_error(stream, PTR_ERR(page));
 	bvec_set_page(&bvec, page, PAGE_SIZE - stream->filled, stream->filled);
-	iov_iter_bvec(&msg.msg_iter, ITER_DEST, &bvec, 1, bvec.bv_len);
-	ret = sock_recvmsg(stream->sock, &msg, MSG_WAITALL);
+	iov_iter_bvec(&stream->iter, ITER_DEST, &bvec, 1, bvec.bv_len);
+	/* To be woken for each page would cost more than the page. */
+	ret = stream->transport->ops->recv_some(stream->transport,
+						&stream->iter,
+						min_t(size_t, RECV_PAGES / 2 * PAGE_SIZE,
+						      stream_due(stream)));
 	/* Even a part must not be dropped by reclaim. */
 	set_page_dirty(page);
 	put_page(page);
-	return ret < 0 ? socket_error(ret) : ret;
+	return ret;
 }
 
 /* Make zero pages holes, where there is anything. */
@@ -655,7 +668,7 @@ static int punch_zeroes(struct migr_stream *stream)
 				    (loff_t)(first + from) << PAGE_SHIFT,
 				    (loff_t)(to - from) << PAGE_SHIFT);
 		if (ret)
-			return ret;
+			return shared_error(stream, ret);
 	}
 	return 0;
 }
@@ -670,7 +683,8 @@ static int step_recv_pages(struct migr_stream *stream)
 		return 0;
 	}
 	if (!stream->filled)
-		nr = min(stream_queued(stream) / PAGE_SIZE, RECV_PAGES);
+		nr = min(stream->transport->ops->queued(stream->transport) /
+			 PAGE_SIZE, RECV_PAGES);
 	if (nr)
 		ret = recv_queued(stream, nr);
 	if (ret == -EAGAIN)
@@ -694,7 +708,7 @@ static int step_recv_end(struct migr_stream *stream)
 	ret = punch_zeroes(stream);
 	if (ret)
 		return ret;
-	stream->pass_chunks++;
+	stream->nr_unacked++;
 	migr_migration_count(stream->migration, &stream->counts);
 	trace_migr_chunk_received(stream->frame.region, stream->frame.value,
 				  stream->counts.data, stream->counts.zero,
@@ -707,30 +721,30 @@ static int step_send_ack(struct migr_stream *stream)
 {
 	int ret;
 
-	ret = stream_send(stream, false, 0);
+	ret = stream_send(stream, 0);
 	if (ret)
 		return ret;
 	migr_migration_count(stream->migration, &stream->counts);
-	migr_migration_end_pass(stream->migration, stream->frame.last);
-	stream->pass++;
-	stream->pass_chunks = 0;
+	stream->nr_unacked = 0;
 	if (stream->frame.last)
-		stream->step = STEP_DONE;
-	else
-		expect_head(stream);
+		return done_arrives(stream);
+	expect_head(stream);
 	return 0;
 }
 
 static int (*const stream_steps[])(struct migr_stream *stream) = {
 	[STEP_CLAIM] = step_claim,
+	[STEP_SEND_GONE] = step_send_gone,
 	[STEP_SEND_HEAD] = step_send_head,
 	[STEP_SEND_PAGES] = step_send_pages,
 	[STEP_SEND_END] = step_send_end,
 	[STEP_RECV_ACK] = step_recv_ack,
+	[STEP_SEND_DONE] = step_send_done,
 	[STEP_RECV_HEAD] = step_recv_head,
 	[STEP_RECV_MASKS] = step_recv_masks,
 	[STEP_RECV_PAGES] = step_recv_pages,
 	[STEP_RECV_END] = step_recv_end,
+	[STEP_RECV_GONE] = step_recv_gone,
 	[STEP_SEND_ACK] = step_send_ack,
 };
 
@@ -739,21 +753,22 @@ static void stream_fail(struct migr_stream *stream, int error)
 	stream->step = STEP_FAILED;
 	stream_drop_pages(stream);
 	/* The peer shall not wait for what will not come. */
-	kernel_sock_shutdown(stream->sock, SHUT_RDWR);
-	migr_migration_fail(stream->migration, error);
+	stream->transport->ops->shutdown(stream->transport);
+	migr_migration_lose(stream->migration, stream, error,
+			    stream->shared_error);
 }
 
 static int stream_run(struct migr_stream *stream)
 {
+	struct migr_migration *migration = stream->migration;
 	int ret = 0;
 
 	switch (stream->step) {
 	case STEP_FAILED:
 		return -EPIPE;
 	case STEP_IDLE:
-		if (READ_ONCE(stream->migration->state) != MIGR_STATE_PASS)
+		if (READ_ONCE(migration->state) == MIGR_STATE_SETUP)
 			return -EINVAL;
-		stream->pass_chunks = 0;
 		stream->step = STEP_CLAIM;
 		break;
 	default:
@@ -762,6 +777,8 @@ static int stream_run(struct migr_stream *stream)
 	while (!ret && stream->step != STEP_IDLE && stream->step != STEP_DONE) {
 		if (signal_pending(current))
 			ret = -ERESTARTSYS;
+		else if (READ_ONCE(stream->gone))
+			ret = -ECONNRESET;
 		else
 			ret = stream_steps[stream->step](stream);
 	}
@@ -769,6 +786,18 @@ static int stream_run(struct migr_stream *stream)
 	if (ret && ret != -ERESTARTSYS && ret != -EINTR)
 		stream_fail(stream, ret);
 	return ret;
+}
+
+static bool set_running(struct migr_stream *stream, bool running)
+{
+	struct migr_migration *migration = stream->migration;
+	bool changed;
+
+	spin_lock(&migration->lock);
+	changed = stream->running != running;
+	stream->running = running;
+	spin_unlock(&migration->lock);
+	return changed;
 }
 
 static int stream_ioctl_run(struct migr_ucmd *ucmd)
@@ -779,14 +808,16 @@ static int stream_ioctl_run(struct migr_ucmd *ucmd)
 
 	if (run->flags)
 		return -EOPNOTSUPP;
-	if (!mutex_trylock(&stream->run))
+	if (!set_running(stream, true))
 		return -EBUSY;
 	ret = stream_run(stream);
-	mutex_unlock(&stream->run);
+	set_running(stream, false);
+	/* See migr_migration_bury(). */
+	wake_up_all(&stream->migration->wait);
 	return ret;
 }
 
-/* Without stream->run: it is for a stream that runs, and waits. */
+/* For a stream that runs, and waits. */
 static int stream_ioctl_shutdown(struct migr_ucmd *ucmd)
 {
 	struct migr_stream *stream = ucmd->file->private_data;
@@ -794,7 +825,7 @@ static int stream_ioctl_shutdown(struct migr_ucmd *ucmd)
 
 	if (shutdown->flags)
 		return -EOPNOTSUPP;
-	kernel_sock_shutdown(stream->sock, SHUT_RDWR);
+	migr_stream_end(stream);
 	return 0;
 }
 
@@ -811,23 +842,43 @@ static long stream_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 			  ARRAY_SIZE(stream_ioctl_ops));
 }
 
-static void stream_free(struct migr_stream *stream)
+static void stream_free(struct kref *ref)
 {
+	struct migr_stream *stream = container_of(ref, struct migr_stream, ref);
+
 	stream_drop_pages(stream);
-	mutex_destroy(&stream->run);
-	sockfd_put(stream->sock);
+	stream->transport->ops->free(stream->transport);
 	migr_migration_put(stream->migration);
 	kvfree(stream);
+}
+
+/**
+ * migr_stream_end() - have a stream's run, the present or the next one, fail
+ * @stream: the stream
+ */
+void migr_stream_end(struct migr_stream *stream)
+{
+	WRITE_ONCE(stream->gone, true);
+	stream->transport->ops->shutdown(stream->transport);
+	wake_up_all(&stream->migration->wait);
+}
+
+/**
+ * migr_stream_put() - drop a reference
+ * @stream: the stream
+ */
+void migr_stream_put(struct migr_stream *stream)
+{
+	kref_put(&stream->ref, stream_free);
 }
 
 static int stream_release(struct inode *inode, struct file *file)
 {
 	struct migr_stream *stream = file->private_data;
-	u32 state = READ_ONCE(stream->migration->state);
 
-	if (state != MIGR_STATE_COMPLETE && state != MIGR_STATE_FAILED)
+	if (stream->step != STEP_FAILED)
 		stream_fail(stream, -ECANCELED);
-	stream_free(stream);
+	migr_stream_put(stream);
 	return 0;
 }
 
@@ -839,72 +890,51 @@ static const struct file_operations stream_fops = {
 	.llseek = noop_llseek,
 };
 
-static int check_socket(const struct socket *sock)
-{
-	const struct sock *sk = sock->sk;
-
-	if (sock->type != SOCK_STREAM)
-		return -EPROTONOSUPPORT;
-	switch (sk->sk_family) {
-	case AF_UNIX:
-		break;
-	case AF_INET:
-	case AF_INET6:
-		if (sk->sk_protocol == IPPROTO_TCP)
-			break;
-		fallthrough;
-	default:
-		return -EPROTONOSUPPORT;
-	}
-	/* Of all three; sock->state lags behind a connect() that did not wait. */
-	return READ_ONCE(sk->sk_state) == TCP_ESTABLISHED ? 0 : -ENOTCONN;
-}
-
 /**
  * migr_stream_create() - make a stream of a migration
  * @migration: the migration; its regions do not change any more
  * @socket_fd: a connected socket
+ * @id: its number
  * @copy: copy pages into the socket instead of lending them
  *
- * Return: its file, or an error pointer: -EBADF, -ENOTSOCK, -EPROTONOSUPPORT,
- * -ENOTCONN, -ENOMEM, -ENFILE.
+ * Return: its file, or an error pointer, see &struct migr_migration_add_stream.
  */
 struct file *migr_stream_create(struct migr_migration *migration, int socket_fd,
-				bool copy)
+				u32 id, bool copy)
 {
+	struct migr_transport *transport;
 	struct migr_stream *stream;
-	struct socket *sock;
 	struct file *file;
 	int ret;
 
-	sock = sockfd_lookup(socket_fd, &ret);
-	if (!sock)
-		return ERR_PTR(ret);
-	ret = check_socket(sock);
-	if (ret)
-		goto err_put;
+	transport = migr_socket_open(socket_fd);
+	if (IS_ERR(transport))
+		return ERR_CAST(transport);
 	stream = migr_may_fail(kvzalloc(sizeof(*stream), GFP_KERNEL_ACCOUNT),
 			       NULL);
 	if (!stream) {
-		ret = -ENOMEM;
-		goto err_put;
+		transport->ops->free(transport);
+		return ERR_PTR(-ENOMEM);
 	}
+	kref_init(&stream->ref);
 	kref_get(&migration->ref);
 	stream->migration = migration;
-	stream->sock = sock;
+	stream->transport = transport;
+	stream->id = id;
 	stream->copy = copy;
-	stream->pass = 1;
-	mutex_init(&stream->run);
 	if (migration->role == MIGR_ROLE_DESTINATION)
 		expect_head(stream);
 	file = migr_may_fail(anon_inode_getfile("[migr-stream]", &stream_fops,
 						stream, O_RDWR),
 			     ERR_PTR(-ENFILE));
+	ret = IS_ERR(file) ? PTR_ERR(file) : migr_migration_add(migration, stream);
+	if (!ret)
+		return file;
+	/* It is in no list that it could be taken from. */
+	stream->step = STEP_FAILED;
 	if (IS_ERR(file))
-		stream_free(stream);
-	return file;
-
-err_put:
-	sockfd_put(sock);
+		migr_stream_put(stream);
+	else
+		fput(file);
 	return ERR_PTR(ret);
 }

@@ -23,7 +23,7 @@ void migr_wire_put_hdr(struct migr_wire_hdr *hdr,
 {
 	*hdr = (struct migr_wire_hdr) {
 		.magic = cpu_to_le32(MIGR_WIRE_MAGIC),
-		.version = MIGR_WIRE_VERSION,
+		.version = frame->version,
 		.type = frame->type,
 		.flags = cpu_to_le16(frame->last ? MIGR_WIRE_LAST : 0),
 		.region = cpu_to_le32(frame->region),
@@ -58,11 +58,13 @@ int migr_wire_get_hdr(const struct migr_wire_hdr *hdr,
 
 	if (le32_to_cpu(hdr->magic) != MIGR_WIRE_MAGIC)
 		return -EPROTO;
-	if (hdr->version != MIGR_WIRE_VERSION)
+	if (hdr->version < MIGR_WIRE_VERSION_MIN ||
+	    hdr->version > MIGR_WIRE_VERSION)
 		return -EPROTONOSUPPORT;
 	if (hdr->reserved)
 		return -EPROTO;
 	*frame = (struct migr_wire_frame) {
+		.version = hdr->version,
 		.type = hdr->type,
 		.last = flags & MIGR_WIRE_LAST,
 		.region = le32_to_cpu(hdr->region),
@@ -77,7 +79,16 @@ int migr_wire_get_hdr(const struct migr_wire_hdr *hdr,
 		return 0;
 	case MIGR_WIRE_PASS_END:
 	case MIGR_WIRE_PASS_ACK:
-		if (flags & ~MIGR_WIRE_LAST || frame->region || frame->length)
+		if (flags & ~(frame->version == 1 ? MIGR_WIRE_LAST : 0) ||
+		    frame->region || frame->length)
+			return -EPROTO;
+		return 0;
+	case MIGR_WIRE_GONE:
+	case MIGR_WIRE_DONE:
+		if (frame->version < 2 || flags || frame->region ||
+		    frame->length)
+			return -EPROTO;
+		if (frame->type == MIGR_WIRE_DONE && frame->value)
 			return -EPROTO;
 		return 0;
 	default:

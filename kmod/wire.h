@@ -10,35 +10,43 @@
 #include <linux/types.h>
 
 #define MIGR_WIRE_MAGIC		0x5247494dU	/* "MIGR" */
-#define MIGR_WIRE_VERSION	1
+#define MIGR_WIRE_VERSION	2
+/* The oldest that a destination understands. */
+#define MIGR_WIRE_VERSION_MIN	1
 #define MIGR_WIRE_PAGE_SIZE	4096
 #define MIGR_WIRE_CHUNK_PAGES	512
 
 /**
  * enum migr_wire_type - kinds of frames
  * @MIGR_WIRE_CHUNK: source to destination: pages of one chunk
- * @MIGR_WIRE_PASS_END: source to destination: all of a pass has been sent
- * @MIGR_WIRE_PASS_ACK: destination to source: all of a pass is in memory
+ * @MIGR_WIRE_PASS_END: source to destination: that was all for now
+ * @MIGR_WIRE_PASS_ACK: destination to source: all of that is in memory
+ * @MIGR_WIRE_GONE: source to destination: another stream is dead; since version 2
+ * @MIGR_WIRE_DONE: source to destination: all streams have brought the last pass;
+ *	since version 2
  */
 enum migr_wire_type {
 	MIGR_WIRE_CHUNK = 1,
 	MIGR_WIRE_PASS_END = 2,
 	MIGR_WIRE_PASS_ACK = 3,
+	MIGR_WIRE_GONE = 4,
+	MIGR_WIRE_DONE = 5,
 };
 
-/* Flags of PASS_END and PASS_ACK. */
+/* Flags of PASS_END and PASS_ACK in version 1, which has one stream and no DONE. */
 #define MIGR_WIRE_LAST		0x1
 
 /**
  * struct migr_wire_hdr - begins every frame
  * @magic: %MIGR_WIRE_MAGIC
- * @version: %MIGR_WIRE_VERSION
+ * @version: the same in all frames of a stream
  * @type: one of enum migr_wire_type
- * @flags: %MIGR_WIRE_LAST in the frames of the last pass's end, else 0
+ * @flags: version 1: %MIGR_WIRE_LAST in the frames of the last pass's end; else 0
  * @region: CHUNK: number of the region, else 0
  * @pass: number of the pass, from 1
  * @value: CHUNK: index of the chunk in its region; PASS_END and PASS_ACK: how
- *	many CHUNK frames the pass had
+ *	many CHUNK frames came since the last PASS_END; GONE: number of the
+ *	stream; DONE: 0
  * @length: bytes that follow the header in this frame
  * @reserved: 0
  */
@@ -68,7 +76,8 @@ struct migr_wire_masks {
 
 /**
  * struct migr_wire_frame - a header in this CPU's byte order, checked
- * @type: as in &migr_wire_hdr
+ * @version: as in &migr_wire_hdr
+ * @type: likewise
  * @last: %MIGR_WIRE_LAST is set
  * @region: likewise
  * @pass: likewise
@@ -76,6 +85,7 @@ struct migr_wire_masks {
  * @length: likewise
  */
 struct migr_wire_frame {
+	unsigned int version;
 	unsigned int type;
 	int last;
 	__u32 region;

@@ -353,16 +353,22 @@ static inline int migration_add_region(int migration, int region, __u32 id)
 	return migration_add_region_flags(migration, region, id, 0);
 }
 
-static inline int migration_add_stream(int migration, int sock, __u32 flags)
+static inline int migration_add_stream_id(int migration, int sock, __u32 flags, __u32 id)
 {
 	struct migr_migration_add_stream arg = {
 		.size = sizeof(arg),
 		.flags = flags,
 		.socket_fd = sock,
+		.id = id,
 	};
 	int ret = test_ioctl(migration, MIGR_MIGRATION_ADD_STREAM, &arg);
 
 	return ret ? ret : arg.fd;
+}
+
+static inline int migration_add_stream(int migration, int sock, __u32 flags)
+{
+	return migration_add_stream_id(migration, sock, flags, 0);
 }
 
 static inline int migration_pass_hot(int migration, __u32 flags, __u64 hot_pages_max)

@@ -221,7 +221,7 @@ static void statistics(void)
 	pinned = s.pinned_pages;
 
 	/* Those not there yet are seen arriving. */
-	WAIT_FOR(link_status(l.destination).state == MIGR_STATE_BETWEEN, 5);
+	WAIT_FOR(link_status(l.destination).wire_bytes == s.wire_bytes, 5);
 
 	for (i = 0; i < 100; i++)
 		from.p[i * TEST_PAGE + 3]++;
@@ -1197,7 +1197,7 @@ static void bad_frames(void)
 	REFUSE("version 0", EPROTONOSUPPORT, chunk, f.head.hdr.version = 0);
 	REFUSE("next version", EPROTONOSUPPORT, chunk, f.head.hdr.version++);
 	REFUSE("type 0", EPROTO, chunk, f.head.hdr.type = 0);
-	REFUSE("type 4", EPROTO, chunk, f.head.hdr.type = 4);
+	REFUSE("type 6", EPROTO, chunk, f.head.hdr.type = 6);
 	REFUSE("type 255", EPROTO, chunk, f.head.hdr.type = 255);
 	REFUSE("flags on a chunk", EPROTO, chunk, f.head.hdr.flags = htole16(MIGR_WIRE_LAST));
 	REFUSE("unknown flag on a chunk", EPROTO, chunk, f.head.hdr.flags = htole16(2));
@@ -1239,6 +1239,25 @@ static void bad_frames(void)
 	REFUSE_END("end with a length", EPROTO, chunk, f.head.hdr.length = htole32(128));
 	REFUSE_END("end with a region", EPROTO, chunk, f.head.hdr.region = htole32(1));
 	REFUSE_END("end with an unknown flag", EPROTO, chunk, f.head.hdr.flags = htole16(2));
+	REFUSE_END("end with a flag of version 1", EPROTO, sizeof(f.head.hdr),
+		   f.head.hdr.flags = htole16(MIGR_WIRE_LAST));
+	REFUSE_END("gone: itself", EPROTO, sizeof(f.head.hdr), f.head.hdr.type = MIGR_WIRE_GONE);
+	REFUSE_END("gone: number 1024", EPROTO, sizeof(f.head.hdr),
+		   f.head.hdr.type = MIGR_WIRE_GONE; f.head.hdr.value = htole64(MIGR_STREAM_IDS));
+	REFUSE_END("gone: number 2^32", EPROTO, sizeof(f.head.hdr),
+		   f.head.hdr.type = MIGR_WIRE_GONE; f.head.hdr.value = htole64(1ULL << 32));
+	REFUSE_END("gone with a region", EPROTO, sizeof(f.head.hdr),
+		   f.head.hdr.type = MIGR_WIRE_GONE; f.head.hdr.value = htole64(1);
+		   f.head.hdr.region = htole32(1));
+	REFUSE_END("gone in version 1", EPROTO, sizeof(f.head.hdr),
+		   f.head.hdr.type = MIGR_WIRE_GONE; f.head.hdr.value = htole64(1);
+		   f.head.hdr.version = 1);
+	REFUSE_END("done before it began", EPROTO, sizeof(f.head.hdr),
+		   f.head.hdr.type = MIGR_WIRE_DONE);
+	REFUSE_END("done with a value", EPROTO, sizeof(f.head.hdr),
+		   f.head.hdr.type = MIGR_WIRE_DONE; f.head.hdr.value = htole64(1));
+	REFUSE_END("done in version 1", EPROTO, sizeof(f.head.hdr),
+		   f.head.hdr.type = MIGR_WIRE_DONE; f.head.hdr.version = 1);
 	REFUSE_END("answer", EPROTO, sizeof(f.head.hdr),
 		   f.head.hdr.type = MIGR_WIRE_PASS_ACK);
 
@@ -1247,34 +1266,54 @@ static void bad_frames(void)
 #undef REFUSE_END
 }
 
-/* And that the frame they all were made from is a good one. */
-static void good_frame(void)
+/* What a source says last, in each version; an older one may move here. */
+static void good_frames(unsigned int version)
 {
 	struct mem m = mem_new(1000);
 	struct lone_destination d = lone_destination(&m);
+	struct runner r = { .stream = d.stream };
 	struct head h = frame_chunk(1);
 	unsigned char pages[2 * TEST_PAGE];
-	struct migr_wire_hdr end;
-	struct runner r = { .stream = d.stream };
+	struct migr_wire_hdr end, done;
 
 	memset(m.p, 0x11, m.len);
 	memset(pages, 0xbd, sizeof(pages));
+	h.hdr.version = version;
 	h.masks.zero[0] = htole64(4);
 	send_all(d.peer, &h, sizeof(h));
 	send_all(d.peer, pages, sizeof(pages));
 	end = frame_hdr(MIGR_WIRE_PASS_END);
+	end.version = version;
 	end.value = htole64(1);
-	end.flags = htole16(MIGR_WIRE_LAST);
+	end.flags = htole16(version == 1 ? MIGR_WIRE_LAST : 0);
 	send_all(d.peer, &end, sizeof(end));
-	CALL(stream_run(r.stream));
+	r.thread = thread_start(runner_thread, &r);
 	CHECK(recv_all(d.peer, &end, sizeof(end)), "no answer");
+	CHECK_EQ(end.version, version);
 	CHECK_EQ(end.type, MIGR_WIRE_PASS_ACK);
-	CHECK_EQ(le16toh(end.flags), MIGR_WIRE_LAST);
+	CHECK_EQ(le16toh(end.flags), version == 1 ? MIGR_WIRE_LAST : 0);
 	CHECK_EQ(le64toh(end.value), 1);
+	if (version > 1) {
+		done = frame_hdr(MIGR_WIRE_DONE);
+		send_all(d.peer, &done, sizeof(done));
+	}
+	thread_join(r.thread);
+	CHECK_EQ(r.ret, 0);
+	CHECK_EQ(link_status(d.migration).state, MIGR_STATE_COMPLETE);
 	CHECK_EQ(m.p[511 * TEST_PAGE], 0x11);
 	CHECK(!memcmp(mem_page(&m, 512), pages, sizeof(pages)), "the pages are not there");
 	CHECK(is_zero(mem_page(&m, 514), TEST_PAGE), "the zero page is not there");
 	CHECK_EQ(m.p[515 * TEST_PAGE], 0x11);
+}
+
+static void good_frame(void)
+{
+	good_frames(MIGR_WIRE_VERSION);
+}
+
+static void older_source(void)
+{
+	good_frames(1);
 }
 
 /* Cut off at every length: what is missing must not be waited for or made up. */
@@ -1468,6 +1507,7 @@ static const struct test_case cases[] = {
 	CASE(killed_destination),
 	CASE(bad_frames),
 	CASE(good_frame),
+	CASE(older_source),
 	CASE(cut_off),
 	CASE(garbage),
 	CASE(regions_do_not_match),

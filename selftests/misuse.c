@@ -230,8 +230,8 @@ static const struct command {
 	COMMAND(MIGR_TRACKER_LIMIT, migr_limit, NO_FIELD, ON(TRACKER), prepare_tracker),
 	COMMAND(MIGR_MIGRATION_ADD_REGION, migr_migration_add_region, NO_FIELD,
 		ON(SOURCE) | ON(DESTINATION), prepare_add_region),
-	COMMAND(MIGR_MIGRATION_ADD_STREAM, migr_migration_add_stream, NO_FIELD,
-		ON(SOURCE) | ON(DESTINATION), prepare_add_stream),
+	COMMAND_GROWN(MIGR_MIGRATION_ADD_STREAM, migr_migration_add_stream, id,
+		      ON(SOURCE) | ON(DESTINATION), prepare_add_stream),
 	COMMAND_GROWN(MIGR_MIGRATION_PASS, migr_migration_pass, hot_pages_max,
 		      ON(SOURCE) | ON(DESTINATION), prepare_pass),
 	COMMAND_GROWN(MIGR_MIGRATION_STATUS, migr_migration_status, limit,
@@ -617,8 +617,9 @@ static void states(void)
 
 	ss = (int)CALL(migration_add_stream(src, pair[0], 0));
 	ds = (int)CALL(migration_add_stream(dst, pair[1], 0));
-	CALL_ERR(migration_add_stream(src, pair[0], 0), EBUSY);
-	CALL_ERR(migration_add_stream(dst, pair[1], 0), EBUSY);
+	CALL_ERR(migration_add_stream(src, pair[0], 0), EEXIST);
+	CALL_ERR(migration_add_stream(dst, pair[1], 0), EEXIST);
+	CALL_ERR(migration_add_stream_id(src, pair[0], 0, MIGR_STREAM_IDS), EINVAL);
 	CALL_ERR(migration_add_region(src, other, 1), EBUSY);
 	CALL_ERR(migration_add_region(dst, region, 1), EBUSY);
 	CALL_ERR(migration_pass(dst, 0), EINVAL);
@@ -650,8 +651,11 @@ static void states(void)
 	CALL_ERR(migration_pass(src, 0), EALREADY);
 	CALL_ERR(migration_pass(src, MIGR_PASS_LAST), EALREADY);
 	CALL_ERR(migration_add_region(src, other, 1), EBUSY);
-	CALL_ERR(migration_add_stream(src, pair[0], 0), EBUSY);
-	CALL_ERR(stream_run(ss), EINVAL);
+	CALL_ERR(migration_add_stream_id(src, pair[0], 0, 1), EALREADY);
+	CALL_ERR(migration_add_stream_id(dst, pair[1], 0, 1), EALREADY);
+	/* Nothing is left to do. */
+	CALL(stream_run(ss));
+	CALL(stream_run(ds));
 }
 
 static void close_on_exec(void)

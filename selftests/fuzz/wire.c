@@ -58,12 +58,13 @@ static uint32_t length_of(const uint8_t *masks)
 /* What the page says of a header. */
 static int hdr_verdict(const uint8_t *hdr)
 {
-	uint64_t type = hdr[5], flags = le(hdr + 6, 2), region = le(hdr + 8, 4);
+	uint64_t version = hdr[4], type = hdr[5], flags = le(hdr + 6, 2);
+	uint64_t region = le(hdr + 8, 4), value = le(hdr + 16, 8);
 	uint64_t length = le(hdr + 24, 4), reserved = le(hdr + 28, 4);
 
 	if (memcmp(hdr, "MIGR", 4))
 		return -EPROTO;
-	if (hdr[4] != 1)
+	if (version != 1 && version != 2)
 		return -EPROTONOSUPPORT;
 	if (reserved)
 		return -EPROTO;
@@ -72,7 +73,9 @@ static int hdr_verdict(const uint8_t *hdr)
 		       !((length - 2 * MASK_BYTES) % PAGE_BYTES) &&
 		       (length - 2 * MASK_BYTES) / PAGE_BYTES <= CHUNK_PAGES ? 0 : -EPROTO;
 	if (type == 2 || type == 3)
-		return flags <= 1 && !region && !length ? 0 : -EPROTO;
+		return flags <= (version == 1) && !region && !length ? 0 : -EPROTO;
+	if (version == 2 && (type == 4 || (type == 5 && !value)))
+		return !flags && !region && !length ? 0 : -EPROTO;
 	return -EPROTO;
 }
 
@@ -103,6 +106,26 @@ static int get_hdr(const struct migr_wire_hdr *hdr, struct migr_wire_frame *fram
 	if (seen.type != MIGR_WIRE_CHUNK)
 		seen.region = 0;
 #endif
+#ifdef BROKEN_VERSION
+	if (seen.version > MIGR_WIRE_VERSION)
+		seen.version = MIGR_WIRE_VERSION;
+#endif
+#ifdef BROKEN_LAST
+	if (seen.version == 2)
+		seen.flags &= ~MIGR_WIRE_LAST;
+#endif
+#ifdef BROKEN_OLD
+	if (seen.type == MIGR_WIRE_GONE || seen.type == MIGR_WIRE_DONE)
+		seen.version = 2;
+#endif
+#ifdef BROKEN_GONE
+	if (seen.type == MIGR_WIRE_GONE)
+		seen.BROKEN_GONE = 0;
+#endif
+#ifdef BROKEN_DONE
+	if (seen.type == MIGR_WIRE_DONE)
+		seen.BROKEN_DONE = 0;
+#endif
 	return migr_wire_get_hdr(&seen, frame);
 }
 
@@ -129,6 +152,7 @@ static void check_hdr(const uint8_t *bytes, const struct migr_wire_frame *frame)
 {
 	struct migr_wire_hdr again;
 
+	assert(frame->version == bytes[4]);
 	assert(frame->type == bytes[5]);
 	assert(frame->last == (bytes[6] & 1));
 	assert(frame->region == le(bytes + 8, 4));

@@ -390,6 +390,12 @@ struct migr_migration_add_region {
 
 #define MIGR_MIGRATION_ADD_REGION _IO(MIGR_IOCTL_TYPE, MIGR_CMD_MIGRATION_ADD_REGION)
 
+/** define MIGR_STREAMS_MAX - how many streams a migration can have at once */
+#define MIGR_STREAMS_MAX	64
+
+/** define MIGR_STREAM_IDS - how many streams it can have in all */
+#define MIGR_STREAM_IDS		1024
+
 /* In flags of struct migr_migration_add_stream. */
 /** define MIGR_STREAM_COPY - copy pages into the socket instead of lending them */
 #define MIGR_STREAM_COPY	(1u << 0)
@@ -398,22 +404,32 @@ struct migr_migration_add_region {
  * struct migr_migration_add_stream - ioctl(MIGR_MIGRATION_ADD_STREAM) on a migration
  * @size: sizeof(struct migr_migration_add_stream)
  * @flags: %MIGR_STREAM_COPY, on a source only
- * @socket_fd: a connected TCP or UNIX stream socket. The stream keeps a
+ * @socket_fd: a connected TCP, UNIX or vsock stream socket. The stream keeps a
  *	reference; the caller may close its descriptor, or keep it and use
  *	shutdown() to end a run. SO_SNDTIMEO and SO_RCVTIMEO bound how long a run
  *	waits for the peer.
  * @fd: out, the stream
+ * @id: the stream's number, below %MIGR_STREAM_IDS; both sides give the same
+ *	connection the same number, and use none twice
+ * @__reserved: must be 0
+ *
+ * A stream can be added at any time until the last pass has been. Closing its
+ * descriptor takes it away: what it had sent and not seen acknowledged goes over
+ * the others.
  *
  * EBADF: @socket_fd is not an open descriptor. ENOTSOCK: it is not a socket.
- * EPROTONOSUPPORT: it is not TCP or UNIX SOCK_STREAM. ENOTCONN: it is not
- * connected. EBUSY: the migration has a stream already (this version runs
- * one). EINVAL: the migration has no region.
+ * EPROTONOSUPPORT: it is not TCP, UNIX SOCK_STREAM or vsock. ENOTCONN: it is not
+ * connected. EINVAL: the migration has no region, or @id is too large. EEXIST:
+ * @id has been used. EBUSY: there are %MIGR_STREAMS_MAX streams. EPIPE: the
+ * migration has failed. EALREADY: it is complete.
  */
 struct migr_migration_add_stream {
 	__u32 size;
 	__u32 flags;
 	__s32 socket_fd;
 	__s32 fd;
+	__u32 id;
+	__u32 __reserved;
 };
 
 #define MIGR_MIGRATION_ADD_STREAM _IO(MIGR_IOCTL_TYPE, MIGR_CMD_MIGRATION_ADD_STREAM)
@@ -436,7 +452,7 @@ struct migr_migration_add_stream {
  *	%MIGR_PASS_LAST, which leaves none
  *
  * Begin the next pass over what is dirty now; the first one starts the
- * tracking and covers everything. The stream's run then carries it out.
+ * tracking and covers everything. The runs of the streams then carry it out.
  *
  * A page is hot if it is dirty when its turn comes in this pass, and was so in
  * the pass before, the first pass not counted: sending it is no use while it is
@@ -444,7 +460,7 @@ struct migr_migration_add_stream {
  * nothing, and is left again by the passes that follow, up to the last.
  *
  * EINVAL: not a source, or no stream. EBUSY: the pass before has not been
- * carried out, or a region is tracked by someone else. EPIPE: the stream has
+ * carried out, or a region is tracked by someone else. EPIPE: the migration has
  * failed. EALREADY: the last pass has been. EINTR: a fatal signal came while
  * the tracking was being started.
  */
@@ -460,9 +476,11 @@ struct migr_migration_pass {
  * enum migr_state - where a migration stands
  * @MIGR_STATE_SETUP: no pass has begun, or nothing has arrived
  * @MIGR_STATE_PASS: a pass is being carried out
- * @MIGR_STATE_BETWEEN: a pass is complete and acknowledged; the next has not begun
+ * @MIGR_STATE_BETWEEN: source: a pass is complete and acknowledged; the next has
+ *	not begun
  * @MIGR_STATE_COMPLETE: the last pass is complete and acknowledged
- * @MIGR_STATE_FAILED: the stream failed, &migr_migration_status.error says how
+ * @MIGR_STATE_FAILED: the last stream failed, or one for a reason that all share;
+ *	&migr_migration_status.error says how
  */
 enum migr_state {
 	MIGR_STATE_SETUP = 0,
@@ -494,7 +512,8 @@ enum migr_state {
  * @pass_pages: out, pages dirty when the current or latest pass began
  * @pass_sent_pages: out, of @pass_pages and those written meanwhile, sent in it
  *	in any form
- * @pass_dirtied_pages: out, pages that became dirty since that pass began
+ * @pass_dirtied_pages: out, pages that became dirty since that pass began, those
+ *	that a failed stream had not seen acknowledged included
  * @pass_wire_bytes: out, bytes of that pass
  * @pass_ns: out, nanoseconds that pass has taken, until its acknowledgment
  * @total_ns: out, nanoseconds from the first pass's begin to now, or to the
@@ -540,21 +559,26 @@ struct migr_migration_status {
  * @size: sizeof(struct migr_stream_run)
  * @flags: must be 0
  *
- * Run the stream in the calling thread. On a source it carries out the pass
- * that was begun and returns once the destination has acknowledged all of it.
- * On a destination it receives and acknowledges passes, and returns after the
- * last one.
+ * Run the stream in the calling thread. On a source it takes part in the pass
+ * that was begun, and returns once the destination has acknowledged all of the
+ * pass, whichever stream brought it; at once if it has already. After the last
+ * pass each stream is to be run, if only to tell the destination's run that it
+ * was the last. On a destination it receives and acknowledges, and returns when
+ * it is told so. Once one run of a destination has returned 0, all is there: those
+ * of other streams, which may hang on a link that is gone, can be shut down.
  *
  * A signal stops it: with SA_RESTART, or when stopped and continued, it goes
  * on where it was; EINTR leaves it ready to be run again.
  *
  * EBUSY: another thread runs it. EINVAL: on a source, no pass has been begun.
- * EPIPE: it had failed before. Any other error ends the stream and fails the
- * migration: EPROTO (the peer sent what it must not), EPROTONOSUPPORT (the
- * peer speaks another version), ECONNRESET (the peer is gone), ETIMEDOUT
- * (the socket's timeout passed), ENOSPC or ENOMEM (no memory for what
- * arrived), EHWPOISON (memory that is to be sent has failed), and what the
- * socket reports.
+ * EPIPE: it had failed before. Any other error ends the stream: EPROTO (the peer
+ * sent what it must not), EPROTONOSUPPORT (the peer speaks another version),
+ * ECONNRESET (the peer is gone, or says that this stream is), ETIMEDOUT (the
+ * socket's timeout passed), and what the socket reports. On a source, what it had
+ * sent and not seen acknowledged becomes dirty again and goes over the other
+ * streams. If there is none, the migration fails; and so it does, whatever the
+ * other streams, with ENOSPC or ENOMEM (no memory) and EHWPOISON (memory that is
+ * to be sent has failed).
  */
 struct migr_stream_run {
 	__u32 size;

@@ -1,0 +1,640 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Several streams of one migration: they share the work, die, come and go, and
+ * no page is lost or old.
+ */
+#include "migration.h"
+#include "workload.h"
+#include "../kmod/wire.h"
+
+#include <dirent.h>
+#include <endian.h>
+
+#define PAGES	16384UL
+#define MANY	8
+/* How long the module stays where others may come in between. */
+#define DELAY	"/sys/module/migr/parameters/delay_ms"
+
+/* Both ends of a stream, each run by a thread of its own. */
+struct strand {
+	struct bundle *bundle;
+	__u32 id;
+	int sock[2];
+	int stream[2];
+	pthread_t thread[2];
+	int ret[2];
+};
+
+/* Both sides of a migration with several streams. */
+struct bundle {
+	int side[2];
+	struct strand strands[MANY];
+	unsigned int nr;
+};
+
+static void bundle_open(struct bundle *b, const struct mem *from, const struct mem *to)
+{
+	memset(b, 0, sizeof(*b));
+	b->side[0] = (int)CALL(migration_create(from->dev, MIGR_ROLE_SOURCE));
+	b->side[1] = (int)CALL(migration_create(to->dev, MIGR_ROLE_DESTINATION));
+	CALL(migration_add_region(b->side[0], from->fd, 0));
+	CALL(migration_add_region(b->side[1], to->fd, 0));
+}
+
+static void *run_destination(void *arg)
+{
+	struct strand *s = arg;
+
+	s->ret[1] = stream_run(s->stream[1]);
+	return NULL;
+}
+
+static void *run_source(void *arg)
+{
+	struct strand *s = arg;
+
+	s->ret[0] = stream_run(s->stream[0]);
+	return NULL;
+}
+
+/* One more stream, whose destination does not run yet. */
+static struct strand *bundle_join(struct bundle *b, pair_fn pair)
+{
+	struct strand *s = &b->strands[b->nr];
+	int i;
+
+	CHECK(b->nr < MANY, "too many streams");
+	s->id = b->nr++;
+	s->bundle = b;
+	pair(s->sock);
+	for (i = 0; i < 2; i++)
+		s->stream[i] = (int)CALL(migration_add_stream_id(b->side[i], s->sock[i], 0, s->id));
+	return s;
+}
+
+static void bundle_add(struct bundle *b, pair_fn pair)
+{
+	struct strand *s = bundle_join(b, pair);
+
+	s->thread[1] = thread_start(run_destination, s);
+}
+
+/* Those of the source that are not dead run a pass. */
+static void bundle_start(struct bundle *b, __u32 flags)
+{
+	unsigned int i;
+
+	CALL(migration_pass(b->side[0], flags));
+	for (i = 0; i < b->nr; i++)
+		if (!b->strands[i].ret[0])
+			b->strands[i].thread[0] = thread_start(run_source, &b->strands[i]);
+}
+
+static void bundle_finish(struct bundle *b)
+{
+	unsigned int i;
+
+	for (i = 0; i < b->nr; i++) {
+		if (b->strands[i].thread[0])
+			thread_join_within(b->strands[i].thread[0], 25, "a source's run");
+		b->strands[i].thread[0] = 0;
+	}
+}
+
+static void bundle_pass(struct bundle *b, __u32 flags)
+{
+	bundle_start(b, flags);
+	bundle_finish(b);
+}
+
+static void bundle_receive_join(struct bundle *b)
+{
+	unsigned int i;
+
+	for (i = 0; i < b->nr; i++) {
+		if (b->strands[i].thread[1])
+			thread_join_within(b->strands[i].thread[1], 25, "a destination's run");
+		b->strands[i].thread[1] = 0;
+	}
+}
+
+static void bundle_close(struct bundle *b)
+{
+	unsigned int i;
+	int k;
+
+	for (k = 0; k < 2; k++) {
+		for (i = 0; i < b->nr; i++) {
+			SYS(close(b->strands[i].stream[k]));
+			SYS(close(b->strands[i].sock[k]));
+		}
+		SYS(close(b->side[k]));
+	}
+}
+
+static void expect_equal(const struct mem *from, const struct mem *to)
+{
+	long long at = first_difference(from->p, to->p, from->len);
+
+	CHECK(at < 0, "page %lld differs", at / (long long)TEST_PAGE);
+}
+
+static void mem_drop(struct mem *m)
+{
+	SYS(munmap(m->p, m->len));
+	SYS(close(m->fd));
+	SYS(close(m->dev));
+}
+
+/* Writers go on; every pass is carried out by all. */
+static void share(pair_fn pair, unsigned int nr)
+{
+	struct mem from = mem_new(PAGES), to = mem_new(PAGES);
+	struct workload w;
+	struct bundle b;
+	unsigned int i;
+
+	workload_start(&w, &from, MEET_PARALLEL);
+	gate_open(w.gate);
+	bundle_open(&b, &from, &to);
+	for (i = 0; i < nr; i++)
+		bundle_add(&b, pair);
+	for (i = 0; i < 10; i++) {
+		workload_turn(&w);
+		bundle_pass(&b, 0);
+		CHECK_EQ(link_status(b.side[0]).state, MIGR_STATE_BETWEEN);
+	}
+	gate_close(w.gate);
+	bundle_pass(&b, MIGR_PASS_LAST);
+	bundle_receive_join(&b);
+	for (i = 0; i < nr; i++) {
+		CHECK_EQ(b.strands[i].ret[0], 0);
+		CHECK_EQ(b.strands[i].ret[1], 0);
+	}
+	CHECK_EQ(link_status(b.side[0]).state, MIGR_STATE_COMPLETE);
+	CHECK_EQ(link_status(b.side[1]).state, MIGR_STATE_COMPLETE);
+	CHECK_EQ(link_status(b.side[1]).data_pages, link_status(b.side[0]).data_pages);
+	expect_equal(&from, &to);
+	workload_stop(&w);
+	bundle_close(&b);
+}
+
+static void two_share(void)
+{
+	share(unix_pair, 2);
+}
+
+static void eight_share(void)
+{
+	share(tcp_pair, 8);
+}
+
+/* The calls alone tell nothing of who did what: the sockets do. */
+static void work_is_divided(void)
+{
+	struct mem from = mem_new(PAGES), to = mem_new(PAGES);
+	__u64 seed = test_seed;
+	struct bundle b;
+	unsigned int i;
+
+	fill_random(from.p, from.len, &seed);
+	bundle_open(&b, &from, &to);
+	for (i = 0; i < 4; i++)
+		bundle_add(&b, tcp_pair);
+	bundle_pass(&b, MIGR_PASS_LAST);
+	bundle_receive_join(&b);
+	for (i = 0; i < 4; i++) {
+		/* The C library's ends before what is asked for. */
+		struct {
+			struct tcp_info known;
+			__u64 pacing_rate, max_pacing_rate, bytes_acked;
+		} info = { .bytes_acked = 0 };
+		socklen_t len = sizeof(info);
+
+		SYS(getsockopt(b.strands[i].sock[0], IPPROTO_TCP, TCP_INFO, &info, &len));
+		diag("stream %u: %llu bytes", i, (unsigned long long)info.bytes_acked);
+		/* A chunk is claimed by whoever is free: one at least. */
+		CHECK(info.bytes_acked > MIGR_WIRE_CHUNK_PAGES * TEST_PAGE,
+		      "stream %u had nothing to do", i);
+	}
+	expect_equal(&from, &to);
+	bundle_close(&b);
+}
+
+/* Passes with writers, while one stream after the other is cut. */
+static void die(pair_fn pair, unsigned int rounds)
+{
+	__u64 seed = test_seed;
+	unsigned int n;
+
+	for (n = 0; n < rounds; n++) {
+		struct mem from = mem_new(PAGES), to = mem_new(PAGES);
+		struct workload w;
+		struct bundle b;
+		unsigned int i, dead = 0;
+
+		fill_random(from.p, from.len, &seed);
+		workload_start(&w, &from, MEET_PARALLEL);
+		gate_open(w.gate);
+		bundle_open(&b, &from, &to);
+		for (i = 0; i < 4; i++)
+			bundle_add(&b, pair);
+		for (i = 0; i < 3; i++) {
+			__u64 enough;
+
+			workload_turn(&w);
+			bundle_start(&b, 0);
+			/* Somewhere in the pass, on either side. */
+			enough = rnd(&seed) % (i ? 40 : 8000);
+			WAIT_FOR(link_status(b.side[0]).pass_sent_pages >= enough ||
+				 link_status(b.side[0]).state != MIGR_STATE_PASS, 20);
+			SYS(shutdown(b.strands[i].sock[rnd(&seed) % 2], SHUT_RDWR));
+			bundle_finish(&b);
+			CHECK_EQ(link_status(b.side[0]).state, MIGR_STATE_BETWEEN);
+			dead += b.strands[i].ret[0] < 0;
+		}
+		gate_close(w.gate);
+		bundle_pass(&b, MIGR_PASS_LAST);
+		bundle_receive_join(&b);
+		CHECK_EQ(b.strands[3].ret[0], 0);
+		CHECK_EQ(b.strands[3].ret[1], 0);
+		CHECK_EQ(link_status(b.side[0]).state, MIGR_STATE_COMPLETE);
+		CHECK_EQ(link_status(b.side[1]).state, MIGR_STATE_COMPLETE);
+		expect_equal(&from, &to);
+		diag("%u died in their pass", dead);
+		workload_stop(&w);
+		bundle_close(&b);
+		mem_drop(&from);
+		mem_drop(&to);
+	}
+}
+
+static void unix_streams_die(void)
+{
+	die(unix_pair, 3);
+}
+
+static void tcp_streams_die(void)
+{
+	die(tcp_pair, 3);
+}
+
+/* With none left it fails, the source is as it was, and another attempt works. */
+static void all_die(void)
+{
+	struct mem from = mem_new(PAGES), to = mem_new(PAGES);
+	unsigned char *before = private_alloc(from.len);
+	__u64 seed = test_seed;
+	struct bundle b;
+	unsigned int i;
+
+	fill_random(from.p, from.len, &seed);
+	memcpy(before, from.p, from.len);
+	bundle_open(&b, &from, &to);
+	for (i = 0; i < 3; i++)
+		bundle_add(&b, tcp_pair);
+	bundle_start(&b, 0);
+	WAIT_FOR(link_status(b.side[0]).data_pages, 10);
+	for (i = 0; i < 3; i++)
+		SYS(shutdown(b.strands[i].sock[i % 2], SHUT_RDWR));
+	bundle_finish(&b);
+	bundle_receive_join(&b);
+	for (i = 0; i < 3; i++)
+		CHECK(b.strands[i].ret[0] < 0 && b.strands[i].ret[1] < 0, "stream %u: %d, %d", i,
+		      b.strands[i].ret[0], b.strands[i].ret[1]);
+	CHECK_EQ(link_status(b.side[0]).state, MIGR_STATE_FAILED);
+	CHECK_EQ(link_status(b.side[0]).error, ECONNRESET);
+	CHECK_EQ(link_status(b.side[1]).state, MIGR_STATE_FAILED);
+	CALL_ERR(migration_pass(b.side[0], 0), EPIPE);
+	bundle_close(&b);
+	CHECK(first_difference(before, from.p, from.len) < 0, "the source has changed");
+
+	bundle_open(&b, &from, &to);
+	bundle_add(&b, tcp_pair);
+	bundle_pass(&b, MIGR_PASS_LAST);
+	bundle_receive_join(&b);
+	CHECK_EQ(b.strands[0].ret[1], 0);
+	expect_equal(&from, &to);
+	bundle_close(&b);
+}
+
+/* One that gets nowhere holds up its own chunks alone; closed, not even those. */
+static void stuck_stream(void)
+{
+	struct mem from = mem_new(PAGES), to = mem_new(PAGES);
+	__u64 seed = test_seed, held;
+	struct migr_migration_status st;
+	struct strand *stuck;
+	struct bundle b;
+
+	fill_random(from.p, from.len, &seed);
+	bundle_open(&b, &from, &to);
+	stuck = bundle_join(&b, unix_pair);
+	bundle_add(&b, unix_pair);
+	bundle_start(&b, 0);
+	/* All but the chunk that it has claimed: its socket holds less than one. */
+	WAIT_FOR(link_status(b.side[1]).data_pages >= PAGES - MIGR_WIRE_CHUNK_PAGES, 20);
+	st = link_status(b.side[0]);
+	held = PAGES - link_status(b.side[1]).data_pages;
+	CHECK_EQ(st.state, MIGR_STATE_PASS);
+	CHECK_EQ(held, MIGR_WIRE_CHUNK_PAGES);
+	CALL(stream_shutdown(stuck->stream[0]));
+	bundle_finish(&b);
+	CHECK_EQ(stuck->ret[0], -ECONNRESET);
+	CHECK_EQ(link_status(b.side[0]).state, MIGR_STATE_BETWEEN);
+	bundle_pass(&b, MIGR_PASS_LAST);
+	bundle_receive_join(&b);
+	expect_equal(&from, &to);
+	/* The destination had been told that it is dead. */
+	CALL_ERR(stream_run(stuck->stream[1]), ECONNRESET);
+	expect_equal(&from, &to);
+	bundle_close(&b);
+}
+
+/* They come and go between the passes, and in them. */
+static void come_and_go(void)
+{
+	struct mem from = mem_new(PAGES), to = mem_new(PAGES);
+	__u64 seed = test_seed;
+	struct workload w;
+	struct bundle b;
+	unsigned int i;
+
+	fill_random(from.p, from.len, &seed);
+	workload_start(&w, &from, MEET_PARALLEL);
+	gate_open(w.gate);
+	bundle_open(&b, &from, &to);
+	bundle_add(&b, unix_pair);
+	for (i = 1; i < MANY; i++) {
+		struct strand *s = &b.strands[i];
+
+		workload_turn(&w);
+		bundle_start(&b, 0);
+		bundle_add(&b, i % 2 ? tcp_pair : unix_pair);
+		s->thread[0] = thread_start(run_source, s);
+		bundle_finish(&b);
+		CHECK_EQ(s->ret[0], 0);
+		/* The oldest goes, in peace. */
+		SYS(close(b.strands[i - 1].stream[0]));
+		b.strands[i - 1].ret[0] = -EBADF;
+		b.strands[i - 1].stream[0] = (int)SYS(dup(b.strands[i - 1].sock[0]));
+	}
+	gate_close(w.gate);
+	bundle_pass(&b, MIGR_PASS_LAST);
+	bundle_receive_join(&b);
+	CHECK_EQ(b.strands[MANY - 1].ret[1], 0);
+	expect_equal(&from, &to);
+	workload_stop(&w);
+	bundle_close(&b);
+}
+
+/* What a dead stream still has on its way must not overtake what is newer. */
+static void old_page_does_not_overtake(void)
+{
+	struct mem from = mem_new(64), to = mem_new(64);
+	struct strand *first, *second;
+	struct bundle b;
+
+	memset(from.p, 0x11, from.len);
+	bundle_open(&b, &from, &to);
+	first = bundle_join(&b, unix_pair);
+	second = bundle_join(&b, unix_pair);
+	/* All of it goes into the first one's socket, and stays there. */
+	SYS(setsockopt(first->sock[0], SOL_SOCKET, SO_SNDBUF, &(int){ 1 << 20 }, sizeof(int)));
+	CALL(migration_pass(b.side[0], 0));
+	first->thread[0] = thread_start(run_source, first);
+	WAIT_FOR(link_status(b.side[0]).data_pages == from.pages, 10);
+	CALL(stream_shutdown(first->stream[0]));
+	thread_join(first->thread[0]);
+	first->thread[0] = 0;
+	CHECK_EQ(first->ret[0], -ECONNRESET);
+
+	memset(from.p, 0x22, from.len);
+	second->thread[1] = thread_start(run_destination, second);
+	second->thread[0] = thread_start(run_source, second);
+	thread_join(second->thread[0]);
+	second->thread[0] = 0;
+	CHECK_EQ(second->ret[0], 0);
+	CHECK_EQ(to.p[0], 0x22);
+	/* It would now receive what is old. */
+	CALL_ERR(stream_run(first->stream[1]), ECONNRESET);
+	CHECK(to.p[0] == 0x22 && !memcmp(to.p, to.p + 1, to.len - 1), "an old page came last");
+	bundle_pass(&b, MIGR_PASS_LAST);
+	bundle_receive_join(&b);
+	expect_equal(&from, &to);
+	bundle_close(&b);
+}
+
+/* One that is told dead before it is there is not let in. */
+static void dead_before_it_came(void)
+{
+	struct mem from = mem_new(64), to = mem_new(64);
+	struct strand *first, *second;
+	struct bundle b;
+
+	memset(from.p, 0x11, from.len);
+	bundle_open(&b, &from, &to);
+	first = &b.strands[b.nr++];
+	unix_pair(first->sock);
+	first->stream[0] = (int)CALL(migration_add_stream_id(b.side[0], first->sock[0], 0, 0));
+	second = bundle_join(&b, unix_pair);
+	second->thread[1] = thread_start(run_destination, second);
+	CALL(stream_shutdown(first->stream[0]));
+	CALL(migration_pass(b.side[0], 0));
+	first->ret[0] = stream_run(first->stream[0]);
+	CHECK_EQ(first->ret[0], -ECONNRESET);
+	second->ret[0] = stream_run(second->stream[0]);
+	CHECK_EQ(second->ret[0], 0);
+	CALL_ERR(migration_add_stream_id(b.side[1], first->sock[1], 0, 0), EEXIST);
+	first->stream[1] = (int)SYS(dup(first->sock[1]));
+	bundle_pass(&b, MIGR_PASS_LAST);
+	bundle_receive_join(&b);
+	expect_equal(&from, &to);
+	bundle_close(&b);
+}
+
+/* Whether somebody sleeps in a function of the module. */
+static bool sleeps_in(const char *function)
+{
+	char path[300], stack[4096];
+	struct dirent *task;
+	bool found = false;
+	DIR *tasks = opendir("/proc/self/task");
+
+	CHECK(tasks, "/proc/self/task: %s", strerror(errno));
+	while (!found && (task = readdir(tasks))) {
+		snprintf(path, sizeof(path), "/proc/self/task/%s/stack", task->d_name);
+		found = file_read(path, stack, sizeof(stack)) && strstr(stack, function);
+	}
+	closedir(tasks);
+	return found;
+}
+
+/* Nor does one that waits for the others have to be waited for. */
+static void shut_down_waiting(void)
+{
+	struct mem from = mem_new(PAGES), to = mem_new(PAGES);
+	struct strand *stuck, *waiting;
+	__u64 seed = test_seed;
+	struct bundle b;
+
+	fill_random(from.p, from.len, &seed);
+	bundle_open(&b, &from, &to);
+	stuck = bundle_join(&b, unix_pair);
+	bundle_add(&b, unix_pair);
+	waiting = &b.strands[1];
+	bundle_start(&b, 0);
+	WAIT_FOR(sleeps_in("migr_migration_wait"), 20);
+	CALL(stream_shutdown(waiting->stream[0]));
+	thread_join_within(waiting->thread[0], 10, "a run that was shut down");
+	waiting->thread[0] = 0;
+	CHECK_EQ(waiting->ret[0], -ECONNRESET);
+	CALL(stream_shutdown(stuck->stream[0]));
+	bundle_finish(&b);
+	CHECK_EQ(link_status(b.side[0]).state, MIGR_STATE_FAILED);
+	bundle_receive_join(&b);
+	bundle_close(&b);
+}
+
+/*
+ * All that a dead stream had sent goes over the other, even if that takes the
+ * chunks as fast as they are given back.
+ */
+static void all_is_sent_again(void)
+{
+	struct mem from = mem_new(PAGES), to = mem_new(PAGES);
+	struct strand *first, *second;
+	struct bundle b;
+
+	memset(to.p, 0x11, to.len);
+	bundle_open(&b, &from, &to);
+	first = bundle_join(&b, unix_pair);
+	second = bundle_join(&b, unix_pair);
+	CALL(migration_pass(b.side[0], 0));
+	/* Holes: the heads of all chunks fit into its socket. */
+	first->thread[0] = thread_start(run_source, first);
+	WAIT_FOR(link_status(b.side[0]).pass_sent_pages == PAGES, 10);
+	second->thread[1] = thread_start(run_destination, second);
+	second->thread[0] = thread_start(run_source, second);
+	CHECK(file_write(DELAY, "10"), "cannot set " DELAY);
+	CALL(stream_shutdown(first->stream[0]));
+	bundle_finish(&b);
+	CHECK(file_write(DELAY, "0"), "cannot set " DELAY);
+	CHECK_EQ(first->ret[0], -ECONNRESET);
+	CHECK_EQ(second->ret[0], 0);
+	CHECK_EQ(link_status(b.side[0]).pass_sent_pages, 2 * PAGES);
+	expect_equal(&from, &to);
+	bundle_close(&b);
+}
+
+/* A source that says so while a page is still on its way is not believed. */
+static void done_too_early(void)
+{
+	struct {
+		struct migr_wire_hdr hdr;
+		struct migr_wire_masks masks;
+	} chunk = {
+		.hdr = {
+			.magic = htole32(MIGR_WIRE_MAGIC),
+			.version = MIGR_WIRE_VERSION,
+			.type = MIGR_WIRE_CHUNK,
+			.pass = htole32(1),
+			.length = htole32(sizeof(chunk.masks) + TEST_PAGE),
+		},
+		.masks.data[0] = htole64(1),
+	};
+	struct migr_wire_hdr done = {
+		.magic = htole32(MIGR_WIRE_MAGIC),
+		.version = MIGR_WIRE_VERSION,
+		.type = MIGR_WIRE_DONE,
+		.pass = htole32(1),
+	};
+	struct mem m = mem_new(64);
+	struct strand *slow, *hasty;
+	struct bundle b;
+
+	bundle_open(&b, &m, &m);
+	slow = bundle_join(&b, unix_pair);
+	hasty = bundle_join(&b, unix_pair);
+	CHECK_EQ(send(slow->sock[0], &chunk, sizeof(chunk), 0), (long long)sizeof(chunk));
+	slow->thread[1] = thread_start(run_destination, slow);
+	WAIT_FOR(link_status(b.side[1]).state == MIGR_STATE_PASS, 5);
+	CHECK_EQ(send(hasty->sock[0], &done, sizeof(done), 0), (long long)sizeof(done));
+	CALL_ERR(stream_run(hasty->stream[1]), EPROTO);
+	CHECK_EQ(link_status(b.side[1]).state, MIGR_STATE_PASS);
+	CALL(stream_shutdown(slow->stream[1]));
+	bundle_receive_join(&b);
+	CHECK_EQ(slow->ret[1], -ECONNRESET);
+	CHECK_EQ(link_status(b.side[1]).state, MIGR_STATE_FAILED);
+	bundle_close(&b);
+}
+
+/* A pass that finds nothing costs no frame, and none is missed. */
+static void empty_passes(void)
+{
+	struct mem from = mem_new(1000), to = mem_new(1000);
+	struct bundle b;
+	unsigned int i;
+
+	memset(from.p, 0x11, from.len);
+	lru_drain();
+	bundle_open(&b, &from, &to);
+	bundle_add(&b, unix_pair);
+	bundle_add(&b, unix_pair);
+	for (i = 0; i < 5; i++) {
+		bundle_pass(&b, 0);
+		CHECK_EQ(link_status(b.side[0]).state, MIGR_STATE_BETWEEN);
+	}
+	from.p[0]++;
+	bundle_pass(&b, MIGR_PASS_LAST);
+	bundle_receive_join(&b);
+	CHECK_EQ(b.strands[0].ret[1], 0);
+	CHECK_EQ(b.strands[1].ret[1], 0);
+	expect_equal(&from, &to);
+	bundle_close(&b);
+}
+
+static void limits(void)
+{
+	struct mem m = mem_new(64);
+	int migration = (int)CALL(migration_create(m.dev, MIGR_ROLE_SOURCE)), pair[2], i;
+	int stream[MIGR_STREAMS_MAX];
+
+	CALL(migration_add_region(migration, m.fd, 0));
+	for (i = 0; i < MIGR_STREAMS_MAX; i++) {
+		unix_pair(pair);
+		stream[i] = (int)CALL(migration_add_stream_id(migration, pair[0], 0, (__u32)i));
+	}
+	unix_pair(pair);
+	CALL_ERR(migration_add_stream_id(migration, pair[0], 0, 64), EBUSY);
+	SYS(close(stream[3]));
+	/* A number is used once. */
+	CALL_ERR(migration_add_stream_id(migration, pair[0], 0, 3), EEXIST);
+	CALL(migration_add_stream_id(migration, pair[0], 0, MIGR_STREAM_IDS - 1));
+	CALL_ERR(migration_add_stream_id(migration, pair[0], 0, MIGR_STREAM_IDS), EINVAL);
+	/* What was refused is none the worse. */
+	CHECK_EQ(send(pair[1], "x", 1, MSG_NOSIGNAL), 1);
+}
+
+static const struct test_case cases[] = {
+	CASE_WITHIN(two_share, 120),
+	CASE_WITHIN(eight_share, 120),
+	CASE(work_is_divided),
+	CASE_WITHIN(unix_streams_die, 120),
+	CASE_WITHIN(tcp_streams_die, 120),
+	CASE(all_die),
+	CASE(stuck_stream),
+	CASE_WITHIN(come_and_go, 120),
+	CASE(old_page_does_not_overtake),
+	CASE(dead_before_it_came),
+	CASE(shut_down_waiting),
+	CASE(all_is_sent_again),
+	CASE(done_too_early),
+	CASE(empty_passes),
+	CASE(limits),
+};
+
+int main(int argc, char **argv)
+{
+	return workload_main(cases, ARRAY_SIZE(cases), argc, argv);
+}
