@@ -42,7 +42,8 @@ struct migr_destination {
 	struct migr_progress progress;
 	struct migr_request request;
 	uint64_t begun_ns;
-	char token[2 * TOKEN_BYTES + 1];
+	char tokens[MIGR_STREAMS_MAX][2 * TOKEN_BYTES + 1];
+	uint32_t nr_streams;		/* that the source asked for */
 	bool prepare_called;
 	json_t *pending;		/* a message that came before its time */
 	uint64_t chunk_left;		/* of the device state */
@@ -137,6 +138,7 @@ static int report(struct migr_destination *d)
 	if (!d->ops->progress)
 		return 0;
 	p->elapsed_ns = now_ns() - d->begun_ns;
+	p->streams = migration_nr_alive(&d->migration);
 	p->bytes_per_second = p->status.pass_ns ?
 		p->status.pass_wire_bytes * (double)NS_PER_S / p->status.pass_ns : 0;
 	return d->ops->progress(d, d->data, p);
@@ -294,21 +296,26 @@ static int read_request(struct migr_destination *d)
 	struct migr_request *q = &d->request;
 	json_auto_t *message = NULL;
 	json_t *regions, *item;
-	json_int_t page_size;
+	json_int_t page_size, streams = 1;
 	const char *vm;
 	size_t i;
 	int error;
 
 	error = control_expect(&d->control, "request", d->timeout_ms, &message);
 	if (!error)
-		error = control_unpack(&d->control, message, "{s:s, s:I, s:o}", "vm", &vm,
-				       "page_size", &page_size, "regions", &regions);
+		error = control_unpack(&d->control, message, "{s:s, s:I, s?I, s:o}", "vm", &vm,
+				       "page_size", &page_size, "streams", &streams, "regions",
+				       &regions);
 	if (error)
 		return error;
 	if (page_size != page)
 		return error_set(&d->error, -EPROTONOSUPPORT,
 				 "the source has pages of %lld bytes, this side of %u",
 				 (long long)page_size, page);
+	if (streams < 1 || streams > MIGR_STREAMS_MAX)
+		return error_set(&d->error, -EPROTO, "the source wants %lld streams, not 1 to %u",
+				 (long long)streams, MIGR_STREAMS_MAX);
+	d->nr_streams = streams;
 	if (strlen(vm) >= sizeof(q->vm_name) || !json_array_size(regions) ||
 	    json_array_size(regions) > MIGR_REGIONS_MAX)
 		return error_set(&d->error, -EPROTO,
@@ -345,26 +352,40 @@ static int check_regions(struct migr_destination *d)
 	return 0;
 }
 
-static int make_token(struct migr_destination *d)
+static int make_tokens(struct migr_destination *d)
 {
 	uint8_t bytes[TOKEN_BYTES];
 
-	if (getrandom(bytes, sizeof(bytes), 0) != sizeof(bytes))
-		return error_set(&d->error, -EIO, "no random bytes for a token");
-	for (size_t i = 0; i < sizeof(bytes); i++)
-		sprintf(d->token + 2 * i, "%02x", bytes[i]);
+	for (uint32_t n = 0; n < d->nr_streams; n++) {
+		if (getrandom(bytes, sizeof(bytes), 0) != sizeof(bytes))
+			return error_set(&d->error, -EIO, "no random bytes for a token");
+		for (size_t i = 0; i < sizeof(bytes); i++)
+			sprintf(d->tokens[n] + 2 * i, "%02x", bytes[i]);
+	}
 	return 0;
 }
 
-/* In constant time: the token is all that admits a stream. */
+/* The first token alone, too, for a source that knows of one stream only. */
+static json_t *ready(const struct migr_destination *d)
+{
+	json_t *tokens = json_array();
+
+	for (uint32_t n = 0; n < d->nr_streams; n++)
+		json_array_append_new(tokens, json_string(d->tokens[n]));
+	return json_pack("{s:s, s:s, s:o}", "type", "ready", "token", d->tokens[0], "tokens",
+			 tokens);
+}
+
+/* That of the next stream, in constant time: a token is all that admits one. */
 static bool token_is(const struct migr_destination *d, const char *token)
 {
+	const char *due = d->tokens[d->migration.nr_streams];
 	unsigned char differ = 0;
 
-	if (!token || strlen(token) != sizeof(d->token) - 1)
+	if (!token || strlen(token) != sizeof(d->tokens[0]) - 1)
 		return false;
-	for (size_t i = 0; i < sizeof(d->token); i++)
-		differ |= token[i] ^ d->token[i];
+	for (size_t i = 0; i < sizeof(d->tokens[0]); i++)
+		differ |= token[i] ^ due[i];
 	return !differ;
 }
 
@@ -372,9 +393,7 @@ static int take_stream(struct migr_destination *d, struct control *c)
 {
 	int error;
 
-	error = migration_create(&d->migration, MIGR_ROLE_DESTINATION, 0);
-	if (!error)
-		error = migration_add_stream(&d->migration, c->fd, 0);
+	error = migration_add_stream(&d->migration, c->fd, 0);
 	if (!error)
 		error = control_send(c, json_pack("{s:s}", "type", "go"));
 	close(c->fd);
@@ -383,7 +402,7 @@ static int take_stream(struct migr_destination *d, struct control *c)
 	return error;
 }
 
-/* Wait for the connection that presents the token; send others away. */
+/* Wait for the connection that presents the next token; send others away. */
 static int accept_stream(struct migr_destination *d)
 {
 	uint64_t deadline = now_ns() + d->timeout_ms * NS_PER_MS;
@@ -422,7 +441,7 @@ static int set_up(struct migr_destination *d, json_t *hello)
 	if (!error)
 		error = read_request(d);
 	if (!error)
-		error = make_token(d);
+		error = make_tokens(d);
 	if (error)
 		return error;
 	d->result->page_size = d->migration.m->info.page_size;
@@ -436,9 +455,12 @@ static int set_up(struct migr_destination *d, json_t *hello)
 	if (error)
 		return error;
 	d->result->ram_bytes = migration_ram_bytes(&d->migration);
-	error = control_send(&d->control, json_pack("{s:s, s:s}", "type", "ready", "token",
-						    d->token));
-	return error ? error : accept_stream(d);
+	error = migration_create(&d->migration, MIGR_ROLE_DESTINATION, 0);
+	if (!error)
+		error = control_send(&d->control, ready(d));
+	for (uint32_t n = 0; n < d->nr_streams && !error; n++)
+		error = accept_stream(d);
+	return error;
 }
 
 /* ---- passes ----------------------------------------------------------- */
@@ -508,6 +530,7 @@ static int receive_passes(struct migr_destination *d)
 		{ .fd = d->listen_fd, .events = POLLIN },
 	};
 	uint64_t heard = now_ns();
+	bool over;
 	int n, error;
 
 	phase(d, MIGR_PHASE_PASSES);
@@ -518,8 +541,12 @@ static int receive_passes(struct migr_destination *d)
 		if (n > 0 && p[1].revents)
 			return error_set(&d->error, -ECANCELED, "cancelled");
 		if (n > 0 && p[0].revents) {
-			error = migration_join(g);
-			return error ? better_reason(d, error) : 0;
+			error = migration_join(g, true, &over);
+			/* All is there once one was told so: the rest may be stuck. */
+			if (over)
+				migration_stop(g);
+			if (over)
+				return error ? better_reason(d, error) : 0;
 		}
 		if (n > 0 && p[2].revents) {
 			error = control_receive(&d->control, d->timeout_ms, &d->pending);

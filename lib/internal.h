@@ -115,7 +115,7 @@ uint64_t prediction_hot_pages(const struct prediction *p, uint32_t page_size, ui
 			      uint64_t limit_ns);
 
 /*
- * One side of a migration in the kernel, with the thread that runs its stream.
+ * One side of a migration in the kernel, with the threads that run its streams.
  */
 struct migration_region {
 	int fd;
@@ -124,15 +124,23 @@ struct migration_region {
 	char name[MIGR_NAME_MAX];
 };
 
+struct migration_stream {
+	struct migration *g;
+	int fd;				/* the kernel's stream; -1: none, or dead */
+	pthread_t thread;
+	bool running;			/* there is a thread to be joined */
+	atomic_bool returned;		/* which will not take long */
+	int error;			/* negative errno of the run */
+};
+
 struct migration {
 	struct migr *m;
 	struct error *error;
 	int fd;				/* the kernel's migration */
-	int stream;			/* the kernel's stream */
-	int done_fd;			/* eventfd: the run has returned */
-	pthread_t thread;
-	bool running;
-	int run_error;			/* negative errno of the run */
+	int done_fd;			/* eventfd: a run has returned */
+	struct migration_stream streams[MIGR_STREAMS_MAX];
+	uint32_t nr_streams;
+	int run_error;			/* of the stream that failed last */
 	struct migration_region regions[MIGR_REGIONS_MAX];
 	uint32_t nr_regions;
 };
@@ -145,17 +153,22 @@ int migration_add_region(struct migration *g, int region, uint32_t id, const cha
 struct migration_region *migration_region(struct migration *g, uint32_t id);
 uint64_t migration_ram_bytes(const struct migration *g);
 int migration_create(struct migration *g, enum migr_role role, uint32_t region_flags);
+/* Its number is how many there were before, on both sides. */
 int migration_add_stream(struct migration *g, int socket, uint32_t flags);
+uint32_t migration_nr_alive(const struct migration *g);
 int migration_pass(struct migration *g, uint32_t flags, uint64_t hot_pages_max);
 /* Pages a second that the VM may make dirty; 0: no limit. */
 int migration_limit(struct migration *g, uint64_t pages_per_second);
 int migration_status(struct migration *g, struct migr_migration_status *status);
 int migration_digest(struct migration *g, struct migr_digest *digest);
-/* Start the stream's thread; done_fd becomes readable when its run returned. */
+/* Start a thread for each stream that has none; done_fd tells when runs return. */
 int migration_start(struct migration *g);
-/* After done_fd: join the thread; what the run returned. */
-int migration_join(struct migration *g);
-/* Cut the connection, so that the run returns, and join it. */
+/*
+ * After done_fd: join the threads of runs that have returned. Sets *over, and
+ * returns how it went, once none is running, or, if any is set, one has succeeded.
+ */
+int migration_join(struct migration *g, bool any, bool *over);
+/* Cut the connections, so that all runs return, and join them. */
 void migration_stop(struct migration *g);
 
 /* Cancelling against committing: whichever comes first wins. */

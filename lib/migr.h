@@ -171,6 +171,7 @@ struct migr_progress {
 	uint64_t elapsed_ns;		/* since the run began */
 	uint64_t bytes_per_second;	/* on the wire, in the pass of now */
 	uint64_t predicted_downtime_ns;	/* after the latest pass; 0: unknown yet */
+	uint32_t streams;		/* that have not failed */
 	struct migr_migration_status status;	/* zero before the first pass */
 };
 
@@ -266,6 +267,7 @@ struct migr_source_options {
 	uint32_t state_ms;		/* 50: expected for saving and loading device state */
 	uint32_t timeout_ms;		/* 30000: without progress of the connection or an answer */
 	uint32_t prepare_timeout_ms;	/* 120000: for the destination to start its VMM */
+	uint32_t streams;		/* 1: connections to share the work, to MIGR_STREAMS_MAX */
 	bool verify;			/* compare digests in the pause */
 	bool copy;			/* MIGR_STREAM_COPY */
 	bool no_slowdown;		/* never slow the VM's writes down: the pause may be long */

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 /*
- * One side of a migration in the kernel: its regions, its stream, and the
- * thread that runs the stream.
+ * One side of a migration in the kernel: its regions, its streams, and the
+ * threads that run them.
  *
- * The thread owns nothing but the call of MIGR_STREAM_RUN; it leaves the result
- * in run_error before it signals done_fd, and is joined before that is read.
+ * A thread owns nothing but its call of MIGR_STREAM_RUN; it leaves the result in
+ * its stream before it signals done_fd, and is joined before that is read.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -29,8 +29,7 @@ int migration_init(struct migration *g, struct migr *m, struct error *e)
 	g->m = m;
 	g->error = e;
 	g->fd = -1;
-	g->stream = -1;
-	g->running = false;
+	g->nr_streams = 0;
 	g->nr_regions = 0;
 	g->done_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	return g->done_fd < 0 ? -errno : 0;
@@ -39,7 +38,8 @@ int migration_init(struct migration *g, struct migr *m, struct error *e)
 void migration_reset(struct migration *g)
 {
 	migration_stop(g);
-	close_fd(&g->stream);
+	while (g->nr_streams)
+		close_fd(&g->streams[--g->nr_streams].fd);
 	close_fd(&g->fd);
 	while (g->nr_regions)
 		close(g->regions[--g->nr_regions].fd);
@@ -132,16 +132,26 @@ int migration_add_stream(struct migration *g, int socket, uint32_t flags)
 		.size = sizeof(add),
 		.flags = flags,
 		.socket_fd = socket,
+		.id = g->nr_streams,
 	};
 	int error;
 
 	if (ioctl(g->fd, MIGR_MIGRATION_ADD_STREAM, &add) < 0) {
 		error = errno;
-		return error_set(g->error, -error, "the kernel refused the stream: %s",
+		return error_set(g->error, -error, "the kernel refused stream %u: %s", add.id,
 				 strerror(error));
 	}
-	g->stream = add.fd;
+	g->streams[g->nr_streams++] = (struct migration_stream){ .g = g, .fd = add.fd };
 	return 0;
+}
+
+uint32_t migration_nr_alive(const struct migration *g)
+{
+	uint32_t nr = 0;
+
+	for (uint32_t i = 0; i < g->nr_streams; i++)
+		nr += g->streams[i].fd >= 0;
+	return nr;
 }
 
 int migration_pass(struct migration *g, uint32_t flags, uint64_t hot_pages_max)
@@ -213,31 +223,43 @@ int migration_digest(struct migration *g, struct migr_digest *digest)
 static void *run_stream(void *arg)
 {
 	struct migr_stream_run run = { .size = sizeof(run) };
-	struct migration *g = arg;
+	struct migration_stream *s = arg;
 	int ret;
 
 	do {
-		ret = ioctl(g->stream, MIGR_STREAM_RUN, &run);
+		ret = ioctl(s->fd, MIGR_STREAM_RUN, &run);
 	} while (ret < 0 && errno == EINTR);
-	g->run_error = ret < 0 ? -errno : 0;
-	eventfd_write(g->done_fd, 1);
+	s->error = ret < 0 ? -errno : 0;
+	atomic_store(&s->returned, true);
+	eventfd_write(s->g->done_fd, 1);
 	return NULL;
 }
 
-int migration_start(struct migration *g)
+static int start_stream(struct migration_stream *s)
 {
 	sigset_t all, old;
 	int error;
 
+	atomic_store(&s->returned, false);
 	sigfillset(&all);
 	pthread_sigmask(SIG_BLOCK, &all, &old);
-	error = pthread_create(&g->thread, NULL, run_stream, g);
+	error = pthread_create(&s->thread, NULL, run_stream, s);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	if (error)
-		return error_set(g->error, -error, "cannot make a thread for the stream: %s",
+		return error_set(s->g->error, -error, "cannot make a thread for a stream: %s",
 				 strerror(error));
-	g->running = true;
+	s->running = true;
 	return 0;
+}
+
+int migration_start(struct migration *g)
+{
+	int error = 0;
+
+	for (uint32_t i = 0; i < g->nr_streams && !error; i++)
+		if (g->streams[i].fd >= 0 && !g->streams[i].running)
+			error = start_stream(&g->streams[i]);
+	return error;
 }
 
 static int run_failed(struct migration *g, int error)
@@ -261,26 +283,47 @@ static int run_failed(struct migration *g, int error)
 	}
 }
 
-int migration_join(struct migration *g)
+/* One that failed is of no more use. */
+static void join_stream(struct migration_stream *s)
 {
+	pthread_join(s->thread, NULL);
+	s->running = false;
+	if (!s->error)
+		return;
+	s->g->run_error = s->error;
+	close_fd(&s->fd);
+}
+
+int migration_join(struct migration *g, bool any, bool *over)
+{
+	bool succeeded = false, running = false;
 	eventfd_t value;
 
-	pthread_join(g->thread, NULL);
-	g->running = false;
 	eventfd_read(g->done_fd, &value);
-	return g->run_error ? run_failed(g, g->run_error) : 0;
+	for (uint32_t i = 0; i < g->nr_streams; i++) {
+		struct migration_stream *s = &g->streams[i];
+
+		if (s->running && atomic_load(&s->returned))
+			join_stream(s);
+		running |= s->running;
+		succeeded |= s->fd >= 0 && !s->running;
+	}
+	*over = !running || (any && succeeded);
+	return *over && !succeeded ? run_failed(g, g->run_error) : 0;
 }
 
 void migration_stop(struct migration *g)
 {
 	struct migr_stream_shutdown shutdown = { .size = sizeof(shutdown) };
 	eventfd_t value;
+	uint32_t i;
 
-	if (!g->running)
-		return;
-	ioctl(g->stream, MIGR_STREAM_SHUTDOWN, &shutdown);
-	pthread_join(g->thread, NULL);
-	g->running = false;
+	for (i = 0; i < g->nr_streams; i++)
+		if (g->streams[i].running)
+			ioctl(g->streams[i].fd, MIGR_STREAM_SHUTDOWN, &shutdown);
+	for (i = 0; i < g->nr_streams; i++)
+		if (g->streams[i].running)
+			join_stream(&g->streams[i]);
 	eventfd_read(g->done_fd, &value);
 }
 

@@ -115,6 +115,7 @@ static int report(struct migr_source *s)
 	if (!s->ops->progress)
 		return 0;
 	p->elapsed_ns = now_ns() - s->begun_ns;
+	p->streams = migration_nr_alive(&s->migration);
 	p->bytes_per_second = p->status.pass_ns ?
 		p->status.pass_wire_bytes * (double)NS_PER_S / p->status.pass_ns : 0;
 	s->failed = 0;
@@ -157,13 +158,12 @@ static int hello(struct migr_source *s)
 	return 0;
 }
 
-/* Ask for the VM; the token that admits the stream comes back. */
-static int request(struct migr_source *s, char *token, size_t size)
+/* Ask for the VM; the tokens that admit the streams come back. */
+static int request(struct migr_source *s, json_t **tokens)
 {
 	struct migration *g = &s->migration;
 	json_t *regions = json_array();
 	json_auto_t *ready = NULL;
-	const char *text;
 	int error;
 
 	for (uint32_t i = 0; i < g->nr_regions; i++)
@@ -173,21 +173,21 @@ static int request(struct migr_source *s, char *token, size_t size)
 						"name", g->regions[i].name,
 						"length", (json_int_t)g->regions[i].length));
 	error = control_send(&s->control,
-			     json_pack("{s:s, s:s, s:I, s:o}", "type", "request", "vm",
+			     json_pack("{s:s, s:s, s:I, s:I, s:o}", "type", "request", "vm",
 				       s->options.vm_name, "page_size",
-				       (json_int_t)g->m->info.page_size, "regions", regions));
+				       (json_int_t)g->m->info.page_size, "streams",
+				       (json_int_t)s->options.streams, "regions", regions));
 	if (!error)
 		error = control_expect(&s->control, "ready", s->options.prepare_timeout_ms, &ready);
 	if (!error)
-		error = control_unpack(&s->control, ready, "{s:s}", "token", &text);
-	if (error)
-		return error;
-	if (snprintf(token, size, "%s", text) >= (int)size)
-		return error_set(&s->error, -EPROTO, "the destination sent a token that is too long");
-	return 0;
+		error = control_unpack(&s->control, ready, "{s:O}", "tokens", tokens);
+	if (!error && json_array_size(*tokens) != s->options.streams)
+		error = error_set(&s->error, -EPROTO, "the destination sent %zu tokens for %u streams",
+				  json_array_size(*tokens), s->options.streams);
+	return error;
 }
 
-/* The second connection: presented by its token, then the kernel's alone. */
+/* A connection of its own: presented by its token, then the kernel's alone. */
 static int connect_stream(struct migr_source *s, const char *address, const char *token)
 {
 	struct timeval t = { s->options.timeout_ms / 1000, s->options.timeout_ms % 1000 * 1000 };
@@ -205,9 +205,6 @@ static int connect_stream(struct migr_source *s, const char *address, const char
 	if (!error && setsockopt(c.fd, SOL_SOCKET, SO_RCVTIMEO, &t, sizeof(t)) < 0)
 		error = error_set(&s->error, -errno, "cannot set the stream's time limit");
 	if (!error)
-		error = migration_create(&s->migration, MIGR_ROLE_SOURCE,
-					 s->options.reported ? MIGR_WRITES_REPORTED : 0);
-	if (!error)
 		error = migration_add_stream(&s->migration, c.fd,
 					     s->options.copy ? MIGR_STREAM_COPY : 0);
 	close(c.fd);
@@ -216,7 +213,10 @@ static int connect_stream(struct migr_source *s, const char *address, const char
 
 static int set_up(struct migr_source *s, const char *address)
 {
-	char token[128];
+	json_auto_t *tokens = NULL;
+	const char *token;
+	json_t *item;
+	size_t i;
 	int error;
 
 	phase(s, MIGR_PHASE_CONNECT);
@@ -227,10 +227,18 @@ static int set_up(struct migr_source *s, const char *address)
 	if (error)
 		return error;
 	phase(s, MIGR_PHASE_PREPARE);
-	error = request(s, token, sizeof(token));
-	if (error)
-		return error;
-	return connect_stream(s, address, token);
+	error = request(s, &tokens);
+	if (!error)
+		error = migration_create(&s->migration, MIGR_ROLE_SOURCE,
+					 s->options.reported ? MIGR_WRITES_REPORTED : 0);
+	json_array_foreach(tokens, i, item) {
+		token = json_string_value(item);
+		if (!error && !token)
+			error = error_set(&s->error, -EPROTO, "the destination sent a bad token");
+		if (!error)
+			error = connect_stream(s, address, token);
+	}
+	return error;
 }
 
 /* ---- passes ----------------------------------------------------------- */
@@ -273,6 +281,7 @@ static int better_reason(struct migr_source *s, int error)
 static int wait_pass(struct migr_source *s)
 {
 	struct migration *g = &s->migration;
+	bool over;
 	struct pollfd p[3] = {
 		{ .fd = g->done_fd, .events = POLLIN },
 		{ .fd = s->cancel_fd, .events = POLLIN },
@@ -287,9 +296,10 @@ static int wait_pass(struct migr_source *s)
 		if (n > 0 && p[1].revents)
 			return error_set(&s->error, -ECANCELED, "cancelled");
 		if (n > 0 && p[0].revents) {
-			error = migration_join(g);
+			error = migration_join(g, false, &over);
 			s->stream_broke = error;
-			return error;
+			if (over)
+				return error;
 		}
 		if (n > 0 && p[2].revents)
 			return unexpected(s);
@@ -597,6 +607,9 @@ static int check_run(struct migr_source *s)
 		return error_set(&s->error, -EINVAL, "a migration needs a region");
 	if (strlen(s->options.vm_name) >= MIGR_VM_NAME_MAX)
 		return error_set(&s->error, -EINVAL, "the name of the VM is too long");
+	if (s->options.streams > MIGR_STREAMS_MAX)
+		return error_set(&s->error, -EINVAL, "%u streams are too many (at most %u)",
+				 s->options.streams, MIGR_STREAMS_MAX);
 	if (s->options.reported && !s->ops->collect)
 		return error_set(&s->error, -EINVAL, "nobody would report the writes");
 	if (atomic_compare_exchange_strong(&s->state, &idle, RUN_GOING))
@@ -622,6 +635,7 @@ int migr_source_run(struct migr_source *s, const char *address,
 	*o = *options;
 	o->vm_name = o->vm_name ? o->vm_name : "";
 	o->downtime_limit_ms = o->downtime_limit_ms ? o->downtime_limit_ms : 300;
+	o->streams = o->streams ? o->streams : 1;
 	o->pass_limit = o->pass_limit ? o->pass_limit : 30;
 	o->state_ms = o->state_ms ? o->state_ms : 50;
 	o->timeout_ms = o->timeout_ms ? o->timeout_ms : 30000;

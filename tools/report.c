@@ -96,10 +96,11 @@ static void progress_json(const struct migr_progress *p)
 {
 	const struct migr_migration_status *st = &p->status;
 
-	print_json(json_pack("{s:s, s:s, s:f, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:I, s:I, s:f}",
+	print_json(json_pack("{s:s, s:s, s:f, s:i, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:I, s:I, s:f}",
 			     "type", "progress",
 			     "phase", migr_phase_name(p->phase),
 			     "elapsed_ms", ms(p->elapsed_ns),
+			     "streams", (int)p->streams,
 			     "pass", (int)st->passes,
 			     "total_pages", (json_int_t)st->total_pages,
 			     "dirty_pages", (json_int_t)st->dirty_pages,

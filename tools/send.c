@@ -21,6 +21,7 @@ static const char help[] =
 "      --downtime-limit MS  stop the VM when its pause would be this short (300)\n"
 "      --pass-limit N       passes before it is stopped anyway (30)\n"
 "      --timeout S          without progress or an answer, give up (30)\n"
+"      --streams N          connections that share the work (1)\n"
 "      --no-slowdown        do not slow down a VM that writes faster than is sent\n"
 "      --verify             in the pause, compare digests of the memory\n"
 "      --keep               leave the source's QEMU, paused; default: end it\n"
@@ -65,13 +66,14 @@ static void handle_signals(struct migr_source *s)
 static int parse(int argc, char **argv, struct arguments *a)
 {
 	enum {
-		DOWNTIME = 1, PASSES, TIMEOUT, NO_SLOWDOWN, VERIFY, KEEP, COPY, QMP, JSON, REPORT,
-		HELP
+		DOWNTIME = 1, PASSES, TIMEOUT, STREAMS, NO_SLOWDOWN, VERIFY, KEEP, COPY, QMP, JSON,
+		REPORT, HELP
 	};
 	static const struct option options[] = {
 		{ "downtime-limit", required_argument, NULL, DOWNTIME },
 		{ "pass-limit", required_argument, NULL, PASSES },
 		{ "timeout", required_argument, NULL, TIMEOUT },
+		{ "streams", required_argument, NULL, STREAMS },
 		{ "no-slowdown", no_argument, NULL, NO_SLOWDOWN },
 		{ "verify", no_argument, NULL, VERIFY },
 		{ "keep", no_argument, NULL, KEEP },
@@ -99,6 +101,9 @@ static int parse(int argc, char **argv, struct arguments *a)
 				return EXIT_USAGE;
 			o->timeout_ms = seconds * 1000;
 		}
+		if (c == STREAMS && !parse_number("--streams", optarg, 1, MIGR_STREAMS_MAX,
+						  &o->streams))
+			return EXIT_USAGE;
 		o->no_slowdown |= c == NO_SLOWDOWN;
 		o->verify |= c == VERIFY;
 		o->copy |= c == COPY;

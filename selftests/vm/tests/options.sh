@@ -32,6 +32,7 @@ downtime_limit:a downtime limit above all needs one pass
 keep:the old process is kept, paused
 copy:pages are copied into the socket
 announce:the network is told where the VM is now
+streams:several streams share the work
 terminal:a terminal shows progress and a summary
 qmp:a QMP socket that cannot be found is given with --qmp
 same_name:of two VMs of one name neither is taken
@@ -284,6 +285,13 @@ case_announce() {
 	done
 	echo "no RARP of the VM in $(stat -c %s "$MIGR_OUT/packets") bytes of packets"
 	return 1
+}
+
+case_streams() {
+	start_on_migr && receive 127.0.0.1 || return 1
+	says 2 'streams needs a number from 1 to 64' "$migr" send --streams 65 "$name" 127.0.0.1 &&
+		says 0 '"streams":4' "$migr" send --json --streams 4 --verify "$name" 127.0.0.1 &&
+		result outcome:moved ram_identical:true && received
 }
 
 case_terminal() {
