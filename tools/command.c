@@ -188,8 +188,11 @@ static void add_path(struct builder *b, const char *before, const char *path, co
 
 bool backend_valid(const char *name)
 {
-	return isalpha((unsigned char)name[0]) &&
-	       !name[strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._")];
+	if (!isalpha((unsigned char)*name))
+		return false;
+	while (isalnum((unsigned char)*name) || (*name && strchr("-._", *name)))
+		name++;
+	return !*name;
 }
 
 char **command_on_migr(char *const *argv, const char *backend, int memory_fd, uint64_t bytes,

@@ -198,9 +198,8 @@ static int send_vm(struct migr *m, struct arguments *a, const struct vm *vm, str
 
 	if (migr_source_new(m, &s))
 		return complain("%s", migr_error(m));
-	for (int i = 0; i < vm->nr_regions && !error; i++) {
+	for (int i = 0; i < vm->nr_regions && !error; i++)
 		error = migr_source_add_region(s, vm->regions[i].fd, i, q->backend.s);
-	}
 	if (error) {
 		complain("%s", migr_source_error(s));
 		migr_source_free(s);

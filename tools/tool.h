@@ -74,7 +74,8 @@ bool backend_valid(const char *name);
 
 /*
  * A copy of a checked QEMU command with its RAM in a region, as the memory backend
- * of that name, and a QMP socket at qmp_path. control_fd, unless -1, is the connected socket of a second monitor,
+ * of that name, and a QMP socket at qmp_path. control_fd, unless -1, is the
+ * connected socket of a second monitor,
  * and makes it a command that waits for a migration. NULL if there is no memory
  * for it. The caller frees it with command_free().
  */

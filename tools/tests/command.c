@@ -56,8 +56,8 @@ static void test_on_migr(void **state)
 	char **c;
 
 	(void)state;
-	c = command_on_migr(WORDS("-m", "1G", "-machine", "q35"), MIGR_BACKEND, 5, 1 << 30, "/run/migr/1,2.qmp",
-			    -1);
+	c = command_on_migr(WORDS("-m", "1G", "-machine", "q35"), MIGR_BACKEND, 5, 1 << 30,
+			    "/run/migr/1,2.qmp", -1);
 	assert_non_null(c);
 	assert_string_equal(c[0], "qemu-system-x86_64");
 	assert_true(has(c, "-m", "1G"));
@@ -69,7 +69,8 @@ static void test_on_migr(void **state)
 	command_free(c);
 
 	c = command_on_migr(WORDS("-m", "256"), "a.b-1", 5, 256 << 20, "/q", 7);
-	assert_true(has(c, "-object", "memory-backend-file,id=a.b-1,mem-path=/proc/self/fd/5,size=268435456,share=on"));
+	assert_true(has(c, "-object", 
+			"memory-backend-file,id=a.b-1,mem-path=/proc/self/fd/5,size=268435456,share=on"));
 	assert_true(has(c, "-machine", "memory-backend=a.b-1"));
 	assert_true(has(c, "-incoming", "defer"));
 	assert_true(has(c, "-chardev", "socket,id=migr-control,fd=7"));
