@@ -41,7 +41,8 @@ static void test_memory_size(void **state)
 }
 
 #define WORDS(...)	((char *[]){ "qemu-system-x86_64", ##__VA_ARGS__, NULL })
-#define BACKEND(size)	"memory-backend-file,id=migr-ram,mem-path=/proc/self/fd/5,size=" size ",share=on"
+#define BACKEND(id, size) \
+	"memory-backend-file,id=" id ",mem-path=/proc/self/fd/5,size=" size ",share=on"
 
 static bool has(char *const *argv, const char *option, const char *value)
 {
@@ -63,14 +64,13 @@ static void test_on_migr(void **state)
 	assert_true(has(c, "-m", "1G"));
 	assert_true(has(c, "-machine", "q35"));
 	assert_true(has(c, "-machine", "memory-backend=migr-ram"));
-	assert_true(has(c, "-object", BACKEND("1073741824")));
+	assert_true(has(c, "-object", BACKEND("migr-ram", "1073741824")));
 	assert_true(has(c, "-qmp", "unix:/run/migr/1,,2.qmp,server=on,wait=off"));
 	assert_false(has(c, "-incoming", "defer"));
 	command_free(c);
 
 	c = command_on_migr(WORDS("-m", "256"), "a.b-1", 5, 256 << 20, "/q", 7);
-	assert_true(has(c, "-object", 
-			"memory-backend-file,id=a.b-1,mem-path=/proc/self/fd/5,size=268435456,share=on"));
+	assert_true(has(c, "-object", BACKEND("a.b-1", "268435456")));
 	assert_true(has(c, "-machine", "memory-backend=a.b-1"));
 	assert_true(has(c, "-incoming", "defer"));
 	assert_true(has(c, "-chardev", "socket,id=migr-control,fd=7"));
