@@ -219,6 +219,8 @@ static void received_meanwhile(void)
 
 /* ------------------------------------------------------------- vhost-user */
 
+#define STAMPS_A_MAPPING	64
+
 static void fd_send(int sock, int fd)
 {
 	char control[CMSG_SPACE(sizeof(fd))] = "", byte = 0;
@@ -252,17 +254,24 @@ static int fd_receive(int sock)
 	return fd;
 }
 
-/* It was there before the region was, and maps what it is sent. */
+/*
+ * It was there before the region was, and maps what it is sent: before tracking
+ * starts or after, so again and again.
+ */
 static void back_end(int sock, struct writer *w, __u64 pages)
 {
 	struct mem m = { .pages = pages, .len = pages * TEST_PAGE };
 
 	m.fd = fd_receive(sock);
-	m.p = map_shared(m.fd, m.len);
-	w->p = m.p;
 	w->mem = &m;
-	while (gate_pass(w->gate))
+	while (gate_pass(w->gate)) {
+		if (w->stamp % STAMPS_A_MAPPING == 0) {
+			if (w->p)
+				SYS(munmap(w->p, m.len));
+			w->p = map_shared(m.fd, m.len);
+		}
 		writer_stamp(w, rnd(&w->seed) % pages);
+	}
 	_exit(0);
 }
 
