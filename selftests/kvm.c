@@ -86,15 +86,6 @@ static void guest_writes_to_moving_pages(void)
 	migrate(MOVING_PASSES, move_some_pages);
 }
 
-/* Whether it sleeps because the guest has written too much. */
-static bool vcpu_sleeps(const struct vcpu *v)
-{
-	char path[64], stack[4096];
-
-	snprintf(path, sizeof(path), "/proc/self/task/%d/stack", v->tid);
-	return strstr(file_read(path, stack, sizeof(stack)), "writer_work");
-}
-
 /* Pages a second that become dirty, for some seconds. */
 static __u64 dirty_rate(int tracker)
 {
@@ -146,7 +137,7 @@ static void guest_is_limited(void)
 	/* Now they sleep for a second at a time. */
 	CALL(limit_set(tracker, MIGR_TRACKER_LIMIT, 1));
 	for (i = 0; i < VCPUS; i++)
-		WAIT_FOR(vcpu_sleeps(&vcpus[i]), 10);
+		WAIT_FOR(writer_sleeps(vcpus[i].tid), 10);
 	took = now_ns();
 	vcpus_stop(vcpus, &stop);
 	took = now_ns() - took;

@@ -123,16 +123,6 @@ static void crowd_set(const struct crowd *c, __u64 rate)
 	CALL(limit_set(c->tracker, MIGR_TRACKER_LIMIT, rate));
 }
 
-/* Whether a thread sleeps because it has written too much. */
-static bool sleeps(pid_t tid)
-{
-	char path[64], stack[4096];
-
-	snprintf(path, sizeof(path), "/proc/self/task/%d/stack", tid);
-	file_read(path, stack, sizeof(stack));
-	return strstr(stack, "writer_work");
-}
-
 /*
  * A thread that has just gone to sleep, for a second: at one page a second, it
  * has no more than so long a sleep for all that it has written.
@@ -143,7 +133,7 @@ static void slow_start(struct crowd *c)
 	crowd_set(c, 1);
 	crowd_write(c);
 	WAIT_FOR(__atomic_load_n(&c->members[0].tid, __ATOMIC_ACQUIRE) &&
-		 sleeps(c->members[0].tid), 10);
+		 writer_sleeps(c->members[0].tid), 10);
 }
 
 /* ------------------------------------------------------------ how fast */
@@ -270,7 +260,6 @@ static void writers_get_on(void)
 
 static __u64 wakes_when_killed(void)
 {
-	char path[64], stack[4096];
 	__u64 begun;
 	pid_t pid;
 	struct crowd c;
@@ -280,8 +269,7 @@ static __u64 wakes_when_killed(void)
 	pid = child_start();
 	if (!pid)
 		member_thread(&(struct member){ .crowd = &c, .pages = PAGES });
-	snprintf(path, sizeof(path), "/proc/%d/stack", pid);
-	WAIT_FOR(strstr(file_read(path, stack, sizeof(stack)), "writer_work"), 10);
+	WAIT_FOR(writer_sleeps(pid), 10);
 	begun = now_ns();
 	SYS(kill(pid, SIGKILL));
 	CHECK_EQ(waitpid(pid, NULL, 0), pid);
@@ -381,14 +369,15 @@ static void holds_nothing(void)
 
 	slow_start(&c);
 	for (i = 0; i < 5 && !through; i++) {
-		WAIT_FOR(sleeps(c.members[0].tid), 10);
+		WAIT_FOR(writer_sleeps(c.members[0].tid), 10);
 		sleeps_before = crowd_limit(&c).sleeps;
 		p = map_shared(c.m.fd, c.m.len);
 		SYS(mprotect(p, c.m.len, PROT_READ));
 		SYS(munmap(p, c.m.len));
 		SYS(mprotect(c.m.p, c.m.len, PROT_READ | PROT_WRITE));
 		crowd_fetch(&c);
-		through = crowd_limit(&c).sleeps == sleeps_before && sleeps(c.members[0].tid);
+		through = crowd_limit(&c).sleeps == sleeps_before &&
+			  writer_sleeps(c.members[0].tid);
 	}
 	CHECK(through, "mmap() and munmap() wait for a thread that sleeps");
 	SYS(close(c.tracker));

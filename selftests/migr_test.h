@@ -438,6 +438,13 @@ static inline struct mem mem_new(__u64 pages)
 	return m;
 }
 
+static inline void mem_free(struct mem *m)
+{
+	SYS(munmap(m->p, m->len));
+	SYS(close(m->fd));
+	SYS(close(m->dev));
+}
+
 static inline unsigned char *mem_page(const struct mem *m, __u64 page)
 {
 	return m->p + page * TEST_PAGE;
@@ -476,6 +483,15 @@ static inline long long first_difference(const void *a, const void *b, size_t le
 		return (long long)i;
 	}
 	return -1;
+}
+
+/* What was sent, and what is there. */
+static inline void expect_equal(const struct mem *from, const struct mem *to)
+{
+	long long at = first_difference(from->p, to->p, from->len);
+
+	CHECK(at < 0, "differs at byte %lld, page %lld: 0x%02x sent, 0x%02x there", at,
+	      at / (long long)TEST_PAGE, from->p[at], to->p[at]);
 }
 
 static inline bool is_zero(const void *p, size_t len)
@@ -598,6 +614,21 @@ static inline char *file_read(const char *path, char *buf, size_t size)
 		close(fd);
 	buf[n > 0 ? n : 0] = '\0';
 	return buf;
+}
+
+/* Whether a task sleeps in a function of the kernel. */
+static inline bool task_sleeps_in(pid_t tid, const char *function)
+{
+	char path[64], stack[4096];
+
+	snprintf(path, sizeof(path), "/proc/%d/stack", tid);
+	return strstr(file_read(path, stack, sizeof(stack)), function);
+}
+
+/* Whether a task sleeps since it has written more than the limit allows. */
+static inline bool writer_sleeps(pid_t tid)
+{
+	return task_sleeps_in(tid, "writer_work");
 }
 
 static inline bool file_write(const char *path, const char *text)

@@ -22,21 +22,6 @@ static void link_run(struct link *l)
 	CHECK_EQ(l->received, 0);
 }
 
-static void mem_free(struct mem *m)
-{
-	SYS(munmap(m->p, m->len));
-	SYS(close(m->fd));
-	SYS(close(m->dev));
-}
-
-static void expect_equal(const struct mem *from, const struct mem *to)
-{
-	long long at = first_difference(from->p, to->p, from->len);
-
-	CHECK(at < 0, "differs at byte %lld, page %lld: 0x%02x sent, 0x%02x there", at,
-	      at / (long long)TEST_PAGE, from->p[at], to->p[at]);
-}
-
 static void expect_untracked(const struct mem *m)
 {
 	struct migr_region_info info;
@@ -1471,9 +1456,7 @@ static void somebody_else_receives(void)
 		thread_join(r.thread);
 		CHECK_EQ(r.ret, -ECONNRESET);
 		lone_destination_close(&d);
-		SYS(munmap(m.p, m.len));
-		SYS(close(m.fd));
-		SYS(close(m.dev));
+		mem_free(&m);
 	}
 	CHECK(stolen, "the stream was always first");
 }

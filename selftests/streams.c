@@ -17,8 +17,6 @@
 
 /* Both ends of a stream, each run by a thread of its own. */
 struct strand {
-	struct bundle *bundle;
-	__u32 id;
 	int sock[2];
 	int stream[2];
 	pthread_t thread[2];
@@ -61,14 +59,13 @@ static void *run_source(void *arg)
 static struct strand *bundle_join(struct bundle *b, pair_fn pair)
 {
 	struct strand *s = &b->strands[b->nr];
+	__u32 id = b->nr++;
 	int i;
 
-	CHECK(b->nr < MANY, "too many streams");
-	s->id = b->nr++;
-	s->bundle = b;
+	CHECK(id < MANY, "too many streams");
 	pair(s->sock);
 	for (i = 0; i < 2; i++)
-		s->stream[i] = (int)CALL(migration_add_stream_id(b->side[i], s->sock[i], 0, s->id));
+		s->stream[i] = (int)CALL(migration_add_stream_id(b->side[i], s->sock[i], 0, id));
 	return s;
 }
 
@@ -130,20 +127,6 @@ static void bundle_close(struct bundle *b)
 		}
 		SYS(close(b->side[k]));
 	}
-}
-
-static void expect_equal(const struct mem *from, const struct mem *to)
-{
-	long long at = first_difference(from->p, to->p, from->len);
-
-	CHECK(at < 0, "page %lld differs", at / (long long)TEST_PAGE);
-}
-
-static void mem_drop(struct mem *m)
-{
-	SYS(munmap(m->p, m->len));
-	SYS(close(m->fd));
-	SYS(close(m->dev));
 }
 
 /* Writers go on; every pass is carried out by all. */
@@ -264,8 +247,8 @@ static void die(pair_fn pair, unsigned int rounds)
 		diag("%u died in their pass", dead);
 		workload_stop(&w);
 		bundle_close(&b);
-		mem_drop(&from);
-		mem_drop(&to);
+		mem_free(&from);
+		mem_free(&to);
 	}
 }
 
@@ -453,19 +436,16 @@ static void dead_before_it_came(void)
 	bundle_close(&b);
 }
 
-/* Whether somebody sleeps in a function of the module. */
-static bool sleeps_in(const char *function)
+/* Whether one of our threads sleeps in a function of the module. */
+static bool any_sleeps_in(const char *function)
 {
-	char path[300], stack[4096];
+	DIR *tasks = opendir("/proc/self/task");
 	struct dirent *task;
 	bool found = false;
-	DIR *tasks = opendir("/proc/self/task");
 
 	CHECK(tasks, "/proc/self/task: %s", strerror(errno));
-	while (!found && (task = readdir(tasks))) {
-		snprintf(path, sizeof(path), "/proc/self/task/%s/stack", task->d_name);
-		found = file_read(path, stack, sizeof(stack)) && strstr(stack, function);
-	}
+	while (!found && (task = readdir(tasks)))
+		found = task_sleeps_in(atoi(task->d_name), function);
 	closedir(tasks);
 	return found;
 }
@@ -484,7 +464,7 @@ static void shut_down_waiting(void)
 	bundle_add(&b, unix_pair);
 	waiting = &b.strands[1];
 	bundle_start(&b, 0);
-	WAIT_FOR(sleeps_in("migr_migration_wait"), 20);
+	WAIT_FOR(any_sleeps_in("migr_migration_wait"), 20);
 	CALL(stream_shutdown(waiting->stream[0]));
 	thread_join_within(waiting->thread[0], 10, "a run that was shut down");
 	waiting->thread[0] = 0;
