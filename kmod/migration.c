@@ -100,7 +100,7 @@ int migr_migration_add(struct migr_migration *migration,
 	return ret;
 }
 
-static bool find_chunk(struct migr_migration *migration,
+static bool take_chunk(struct migr_migration *migration,
 		       struct migr_member **found, unsigned long *chunk)
 {
 	unsigned int i;
@@ -115,6 +115,7 @@ static bool find_chunk(struct migr_migration *migration,
 			continue;
 		*chunk = member->cursor++;
 		__clear_bit(*chunk, member->chunks);
+		migration->chunks_left--;
 		*found = member;
 		return true;
 	}
@@ -182,8 +183,7 @@ enum migr_claim migr_migration_claim(struct migr_migration *migration,
 		if (!bitmap_subset(migration->dead, stream->told,
 				   MIGR_STREAM_IDS)) {
 			claim = MIGR_CLAIM_TELL;
-		} else if (find_chunk(migration, member, chunk)) {
-			migration->chunks_left--;
+		} else if (take_chunk(migration, member, chunk)) {
 			set_busy(migration, stream, true);
 			claim = MIGR_CLAIM_CHUNK;
 		}

@@ -615,14 +615,16 @@ static int recv_queued(struct migr_stream *stream, unsigned int nr)
 	return ret;
 }
 
-/* Bytes of the chunk that are still to come. */
+/* Bytes of the chunk that are still to come, and worth waiting for at once. */
 static size_t stream_due(const struct migr_stream *stream)
 {
 	unsigned int i = stream->next, pages = 0;
 
 	for_each_set_bit_from(i, stream->data, MIGR_CHUNK_PAGES)
-		pages++;
-	return (size_t)pages * PAGE_SIZE - stream->filled;
+		if (++pages > RECV_PAGES / 2)
+			break;
+	return min(pages * PAGE_SIZE - stream->filled,
+		   RECV_PAGES / 2 * PAGE_SIZE);
 }
 
 /* Receive the rest of a page, however long it takes. */
@@ -641,8 +643,7 @@ static int recv_page(struct migr_stream *stream)
 	/* To be woken for each page would cost more than the page. */
 	ret = stream->transport->ops->recv_some(stream->transport,
 						&stream->iter,
-						min_t(size_t, RECV_PAGES / 2 * PAGE_SIZE,
-						      stream_due(stream)));
+						stream_due(stream));
 	/* Even a part must not be dropped by reclaim. */
 	set_page_dirty(page);
 	put_page(page);
