@@ -543,10 +543,10 @@ static int receive_passes(struct migr_destination *d)
 		if (n > 0 && p[0].revents) {
 			error = migration_join(g, true, &over);
 			/* All is there once one was told so: the rest may be stuck. */
-			if (over)
+			if (over) {
 				migration_stop(g);
-			if (over)
 				return error ? better_reason(d, error) : 0;
+			}
 		}
 		if (n > 0 && p[2].revents) {
 			error = control_receive(&d->control, d->timeout_ms, &d->pending);

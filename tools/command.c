@@ -16,6 +16,8 @@
 #define DEFAULT_MEMORY	(128ull << 20)
 /* QEMU rounds the size of the RAM up to this. */
 #define MEMORY_ALIGN	8192ull
+/* So many words, and no more, command_on_migr() adds to a command. */
+#define ADDED_MAX	16
 
 /* The option at argv[i], without its dashes; NULL if it is none. */
 static const char *option(char *const *argv, size_t i)
@@ -183,8 +185,6 @@ static void add_path(struct builder *b, const char *before, const char *path, co
 	escaped.s[n] = '\0';
 	add(b, "%s%s%s", before, escaped.s, after);
 }
-
-#define ADDED_MAX	16
 
 bool backend_valid(const char *name)
 {

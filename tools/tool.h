@@ -66,6 +66,7 @@ bool memory_size(const char *value, uint64_t *bytes);
  * if not, a sentence in error.
  */
 bool command_check(char *const *argv, bool incoming, uint64_t *bytes, struct text *error);
+
 /* What 'migr run' calls the memory of a VM. */
 #define MIGR_BACKEND	"migr-ram"
 
@@ -75,9 +76,9 @@ bool backend_valid(const char *name);
 /*
  * A copy of a checked QEMU command with its RAM in a region, as the memory backend
  * of that name, and a QMP socket at qmp_path. control_fd, unless -1, is the
- * connected socket of a second monitor,
- * and makes it a command that waits for a migration. NULL if there is no memory
- * for it. The caller frees it with command_free().
+ * connected socket of a second monitor, and makes it a command that waits for a
+ * migration. NULL if there is no memory for it. The caller frees it with
+ * command_free().
  */
 char **command_on_migr(char *const *argv, const char *backend, int memory_fd, uint64_t bytes,
 		       const char *qmp_path, int control_fd);
