@@ -237,7 +237,7 @@ $B/bench/qemu_migrate $B/bench/guest_log: $B/bench/%: bench/%.c $(filter-out $B/
 	$(call say,CC,$@)
 	$(Q)$(CC) $(CPPFLAGS) -Itools $(CFLAGS) -MMD -MP -MF $@.d -o $@ $(filter %.c %.o %.a,$^) $(libs)
 
-$B/bench/trackers: bench/trackers.c
+$B/bench/trackers $B/bench/streams: $B/bench/%: bench/%.c
 	@mkdir -p $(@D)
 	$(call say,CC,$@)
 	$(Q)$(CC) $(CPPFLAGS) -Iselftests $(CFLAGS) -MMD -MP -MF $@.d -o $@ $< -lpthread
@@ -245,7 +245,8 @@ $B/bench/trackers: bench/trackers.c
 bench: deps kernels
 	$(Q)selftests/deps jq gnuplot-nox bsdextrautils
 	$(Q)$(MAKE) --no-print-directory all modules guest $B/vm/hold_kvm \
-		$B/bench/qemu_migrate $B/bench/guest_log $B/bench/trackers
+		$B/bench/qemu_migrate $B/bench/guest_log $B/bench/trackers \
+		$B/bench/streams
 	$(Q)bench/run $(SUITE)
 
 lint: deps kernels

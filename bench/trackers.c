@@ -4,22 +4,17 @@
  * turn and on shared memory of the same kind.
  *
  * Everything that is measured is measured in a child of its own: what one
- * facility does to an address space must not slow the next one down. A child
- * leaves what it measured in memory it shares with us; at the end a line of
- * JSON for each case and peer goes to the file that the first argument names.
- * The others name tests; all are run if there are none.
- *
- * MIGR_BENCH_RUNS: how often each; MIGR_BENCH_SUFFIX: what to append to the
- * names of cases.
+ * facility does to an address space must not slow the next one down. The first
+ * argument names the file of the results, the others tests; all are run if there
+ * are none. What else it is told is in samples.h.
  */
 #include <linux/fs.h>
 #include <linux/io_uring.h>
 #include <linux/userfaultfd.h>
 
 #include "kvm_guest.h"
+#include "samples.h"
 
-#define OURS		"migr"
-#define RUNS		5
 #define PAGES		65536UL
 #define GIB_PAGES	(1UL << 18)
 
@@ -56,88 +51,6 @@ struct pm_scan_arg {
 #define PM_SCAN_CHECK_WPASYNC	(1 << 1)
 #endif
 
-/* -------------------------------------------------------------- samples */
-
-struct sample {
-	char test[32];
-	char who[24];
-	char unit[16];
-	bool higher_is_better;
-	double value;
-};
-
-static struct samples {
-	unsigned int nr;
-	struct sample s[4096];
-} *samples;
-
-static void sample(const char *test, const char *who, const char *unit, double value)
-{
-	struct sample *s = &samples->s[samples->nr++];
-
-	CHECK(samples->nr <= ARRAY_SIZE(samples->s), "too many samples");
-	snprintf(s->test, sizeof(s->test), "%s", test);
-	snprintf(s->who, sizeof(s->who), "%s", who);
-	snprintf(s->unit, sizeof(s->unit), "%s", unit);
-	s->value = value;
-	printf("%s %s: %.1f %s\n", test, who, value, unit);
-}
-
-static int compare_doubles(const void *a, const void *b)
-{
-	double x = *(const double *)a, y = *(const double *)b;
-
-	return (x > y) - (x < y);
-}
-
-static double median(const char *test, const char *who, unsigned int *nr)
-{
-	double values[64];
-	unsigned int i;
-
-	for (*nr = 0, i = 0; i < samples->nr; i++) {
-		struct sample *s = &samples->s[i];
-
-		if (strcmp(s->test, test) || strcmp(s->who, who))
-			continue;
-		CHECK(*nr < ARRAY_SIZE(values), "too many runs of %s", test);
-		values[(*nr)++] = s->value;
-	}
-	qsort(values, *nr, sizeof(*values), compare_doubles);
-	return *nr % 2 ? values[*nr / 2] : (values[*nr / 2 - 1] + values[*nr / 2]) / 2;
-}
-
-static void report(const char *path)
-{
-	const char *suffix = getenv("MIGR_BENCH_SUFFIX") ?: "";
-	FILE *file = fopen(path, "w");
-	unsigned int i, j;
-
-	CHECK(file, "%s: %s", path, strerror(errno));
-	for (i = 0; i < samples->nr; i++) {
-		struct sample *s = &samples->s[i];
-		double ours, theirs;
-		unsigned int runs, runs_ours;
-
-		j = 0;
-		while (strcmp(s->test, samples->s[j].test) || strcmp(s->who, samples->s[j].who))
-			j++;
-		/* Each peer of a test once. */
-		if (j < i || !strcmp(s->who, OURS))
-			continue;
-		ours = median(s->test, OURS, &runs_ours);
-		theirs = median(s->test, s->who, &runs);
-		fprintf(file, "{\"suite\": \"tracking\", \"case\": \"%s%s\", \"peer\": \"%s\", ",
-			s->test, suffix, s->who);
-		fprintf(file, "\"unit\": \"%s\", \"ours\": %.6g, \"theirs\": %.6g, \"ratio\": %.4g, ",
-			s->unit, ours, theirs, ours / theirs);
-		fprintf(file, "\"runs\": %u, \"lower_is_better\": %s}\n",
-			runs < runs_ours ? runs : runs_ours,
-			s->higher_is_better ? "false" : "true");
-	}
-	CHECK(!fclose(file), "%s: %s", path, strerror(errno));
-}
-
 /* ----------------------------------------------------------- facilities */
 
 /* Memory whose writes are tracked. */
@@ -160,16 +73,6 @@ struct facility {
 	/* As a write to every page would leave it, if that takes very long. */
 	void (*write_all)(struct arena *a);
 };
-
-static struct mem memfd_new(__u64 pages)
-{
-	struct mem m = { .dev = -1, .pages = pages, .len = pages * TEST_PAGE };
-
-	m.fd = (int)SYS(memfd_create("bench", MFD_CLOEXEC));
-	SYS(ftruncate(m.fd, (off_t)m.len));
-	m.p = map_shared(m.fd, m.len);
-	return m;
-}
 
 static size_t bitmap_bytes(const struct arena *a)
 {
@@ -666,8 +569,8 @@ static void guest_runs(const char *who, enum log log)
 	}
 	vcpus_stop(vcpus, &stop);
 	sample("guest-work", who, "k/s",
-	       (double)guest_work(vcpus) / ((double)(now_ns() - begin) / 1e6));
-	samples->s[samples->nr - 1].higher_is_better = true;
+	       (double)guest_work(vcpus) / ((double)(now_ns() - begin) / 1e6))
+		->higher_is_better = true;
 }
 
 static void test_guest(const struct facility *f)
@@ -702,10 +605,7 @@ int main(int argc, char **argv)
 		fprintf(stderr, "usage: %s FILE [TEST...]\n", argv[0]);
 		return 2;
 	}
-	setvbuf(stdout, NULL, _IOLBF, 0);
-	runs = getenv("MIGR_BENCH_RUNS") ? atoi(getenv("MIGR_BENCH_RUNS")) : RUNS;
-	samples = shared_alloc(sizeof(*samples));
-	test_skip_reason = shared_alloc(TEST_REASON_MAX);
+	runs = samples_open();
 	for (t = 0; t < ARRAY_SIZE(tests); t++) {
 		bool wanted = argc == 2;
 		int a;
@@ -730,6 +630,6 @@ int main(int argc, char **argv)
 			}
 		}
 	}
-	report(argv[1]);
+	samples_report(argv[1], "tracking");
 	return 0;
 }

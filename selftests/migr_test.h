@@ -173,6 +173,15 @@ static inline __u64 now_ns(void)
 	return (__u64)ts.tv_sec * 1000000000ULL + (__u64)ts.tv_nsec;
 }
 
+/* CPU time of this thread. */
+static inline __u64 thread_cpu_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &ts);
+	return (__u64)ts.tv_sec * 1000000000ULL + (__u64)ts.tv_nsec;
+}
+
 static inline __u64 deadline_in(unsigned int seconds)
 {
 	return now_ns() + seconds * 1000000000ULL;
@@ -438,11 +447,23 @@ static inline struct mem mem_new(__u64 pages)
 	return m;
 }
 
+/* The same of plain shared memory. */
+static inline struct mem memfd_new(__u64 pages)
+{
+	struct mem m = { .dev = -1, .pages = pages, .len = pages * TEST_PAGE };
+
+	m.fd = (int)SYS(memfd_create("test", MFD_CLOEXEC));
+	SYS(ftruncate(m.fd, (off_t)m.len));
+	m.p = map_shared(m.fd, m.len);
+	return m;
+}
+
 static inline void mem_free(struct mem *m)
 {
 	SYS(munmap(m->p, m->len));
 	SYS(close(m->fd));
-	SYS(close(m->dev));
+	if (m->dev >= 0)
+		SYS(close(m->dev));
 }
 
 static inline unsigned char *mem_page(const struct mem *m, __u64 page)

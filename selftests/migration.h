@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * Both sides of a migration in one kernel: two migrations joined by a pair of
- * sockets, the destination's stream run by a thread.
+ * sockets, the destination's stream run by a thread; or by several pairs, each
+ * end run by a thread.
  */
 #ifndef MIGR_SELFTEST_MIGRATION_H
 #define MIGR_SELFTEST_MIGRATION_H
@@ -93,6 +94,128 @@ static inline struct migr_migration_status link_status(int migration)
 
 	CALL(migration_status(migration, &st));
 	return st;
+}
+
+/* ------------------------------------------------------- several streams */
+
+#define BUNDLE_MAX	8
+
+/* Both ends of a stream, each run by a thread of its own. */
+struct strand {
+	int sock[2];
+	int stream[2];
+	pthread_t thread[2];
+	int ret[2];
+	__u64 cpu_ns[2];	/* of the latest run */
+};
+
+/* Both sides of a migration with several streams. */
+struct bundle {
+	int side[2];
+	struct strand strands[BUNDLE_MAX];
+	unsigned int nr;
+};
+
+static inline void bundle_open(struct bundle *b, const struct mem *from, const struct mem *to)
+{
+	memset(b, 0, sizeof(*b));
+	b->side[0] = (int)CALL(migration_create(from->dev, MIGR_ROLE_SOURCE));
+	b->side[1] = (int)CALL(migration_create(to->dev, MIGR_ROLE_DESTINATION));
+	CALL(migration_add_region(b->side[0], from->fd, 0));
+	CALL(migration_add_region(b->side[1], to->fd, 0));
+}
+
+static inline void strand_run(struct strand *s, int side)
+{
+	__u64 begun = thread_cpu_ns();
+
+	s->ret[side] = stream_run(s->stream[side]);
+	s->cpu_ns[side] = thread_cpu_ns() - begun;
+}
+
+static inline void *run_destination(void *arg)
+{
+	strand_run(arg, 1);
+	return NULL;
+}
+
+static inline void *run_source(void *arg)
+{
+	strand_run(arg, 0);
+	return NULL;
+}
+
+/* One more stream, whose destination does not run yet. */
+static inline struct strand *bundle_join(struct bundle *b, pair_fn pair, __u32 flags)
+{
+	struct strand *s = &b->strands[b->nr];
+	__u32 id = b->nr++;
+
+	CHECK(id < BUNDLE_MAX, "too many streams");
+	pair(s->sock);
+	s->stream[0] = (int)CALL(migration_add_stream_id(b->side[0], s->sock[0], flags, id));
+	s->stream[1] = (int)CALL(migration_add_stream_id(b->side[1], s->sock[1], 0, id));
+	return s;
+}
+
+static inline void bundle_add(struct bundle *b, pair_fn pair, __u32 flags)
+{
+	struct strand *s = bundle_join(b, pair, flags);
+
+	s->thread[1] = thread_start(run_destination, s);
+}
+
+/* Those of the source that are not dead run a pass. */
+static inline void bundle_start(struct bundle *b, __u32 flags)
+{
+	unsigned int i;
+
+	CALL(migration_pass(b->side[0], flags));
+	for (i = 0; i < b->nr; i++)
+		if (!b->strands[i].ret[0])
+			b->strands[i].thread[0] = thread_start(run_source, &b->strands[i]);
+}
+
+static inline void bundle_finish(struct bundle *b)
+{
+	unsigned int i;
+
+	for (i = 0; i < b->nr; i++) {
+		if (b->strands[i].thread[0])
+			thread_join_within(b->strands[i].thread[0], 25, "a source's run");
+		b->strands[i].thread[0] = 0;
+	}
+}
+
+static inline void bundle_pass(struct bundle *b, __u32 flags)
+{
+	bundle_start(b, flags);
+	bundle_finish(b);
+}
+
+static inline void bundle_receive_join(struct bundle *b)
+{
+	unsigned int i;
+
+	for (i = 0; i < b->nr; i++) {
+		if (b->strands[i].thread[1])
+			thread_join_within(b->strands[i].thread[1], 25, "a destination's run");
+		b->strands[i].thread[1] = 0;
+	}
+}
+
+static inline void bundle_close(struct bundle *b)
+{
+	unsigned int i;
+	int k;
+
+	for (k = 0; k < 2; k++) {
+		for (i = 0; i < b->nr; i++) {
+			SYS(close(b->strands[i].stream[k]));
+			SYS(close(b->strands[i].sock[k]));
+		}
+		SYS(close(b->side[k]));
+	}
 }
 
 #endif /* MIGR_SELFTEST_MIGRATION_H */

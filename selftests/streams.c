@@ -11,123 +11,8 @@
 #include <endian.h>
 
 #define PAGES	16384UL
-#define MANY	8
 /* How long the module stays where others may come in between. */
 #define DELAY	"/sys/module/migr/parameters/delay_ms"
-
-/* Both ends of a stream, each run by a thread of its own. */
-struct strand {
-	int sock[2];
-	int stream[2];
-	pthread_t thread[2];
-	int ret[2];
-};
-
-/* Both sides of a migration with several streams. */
-struct bundle {
-	int side[2];
-	struct strand strands[MANY];
-	unsigned int nr;
-};
-
-static void bundle_open(struct bundle *b, const struct mem *from, const struct mem *to)
-{
-	memset(b, 0, sizeof(*b));
-	b->side[0] = (int)CALL(migration_create(from->dev, MIGR_ROLE_SOURCE));
-	b->side[1] = (int)CALL(migration_create(to->dev, MIGR_ROLE_DESTINATION));
-	CALL(migration_add_region(b->side[0], from->fd, 0));
-	CALL(migration_add_region(b->side[1], to->fd, 0));
-}
-
-static void *run_destination(void *arg)
-{
-	struct strand *s = arg;
-
-	s->ret[1] = stream_run(s->stream[1]);
-	return NULL;
-}
-
-static void *run_source(void *arg)
-{
-	struct strand *s = arg;
-
-	s->ret[0] = stream_run(s->stream[0]);
-	return NULL;
-}
-
-/* One more stream, whose destination does not run yet. */
-static struct strand *bundle_join(struct bundle *b, pair_fn pair)
-{
-	struct strand *s = &b->strands[b->nr];
-	__u32 id = b->nr++;
-	int i;
-
-	CHECK(id < MANY, "too many streams");
-	pair(s->sock);
-	for (i = 0; i < 2; i++)
-		s->stream[i] = (int)CALL(migration_add_stream_id(b->side[i], s->sock[i], 0, id));
-	return s;
-}
-
-static void bundle_add(struct bundle *b, pair_fn pair)
-{
-	struct strand *s = bundle_join(b, pair);
-
-	s->thread[1] = thread_start(run_destination, s);
-}
-
-/* Those of the source that are not dead run a pass. */
-static void bundle_start(struct bundle *b, __u32 flags)
-{
-	unsigned int i;
-
-	CALL(migration_pass(b->side[0], flags));
-	for (i = 0; i < b->nr; i++)
-		if (!b->strands[i].ret[0])
-			b->strands[i].thread[0] = thread_start(run_source, &b->strands[i]);
-}
-
-static void bundle_finish(struct bundle *b)
-{
-	unsigned int i;
-
-	for (i = 0; i < b->nr; i++) {
-		if (b->strands[i].thread[0])
-			thread_join_within(b->strands[i].thread[0], 25, "a source's run");
-		b->strands[i].thread[0] = 0;
-	}
-}
-
-static void bundle_pass(struct bundle *b, __u32 flags)
-{
-	bundle_start(b, flags);
-	bundle_finish(b);
-}
-
-static void bundle_receive_join(struct bundle *b)
-{
-	unsigned int i;
-
-	for (i = 0; i < b->nr; i++) {
-		if (b->strands[i].thread[1])
-			thread_join_within(b->strands[i].thread[1], 25, "a destination's run");
-		b->strands[i].thread[1] = 0;
-	}
-}
-
-static void bundle_close(struct bundle *b)
-{
-	unsigned int i;
-	int k;
-
-	for (k = 0; k < 2; k++) {
-		for (i = 0; i < b->nr; i++) {
-			SYS(close(b->strands[i].stream[k]));
-			SYS(close(b->strands[i].sock[k]));
-		}
-		SYS(close(b->side[k]));
-	}
-}
 
 /* Writers go on; every pass is carried out by all. */
 static void share(pair_fn pair, unsigned int nr)
@@ -141,7 +26,7 @@ static void share(pair_fn pair, unsigned int nr)
 	gate_open(w.gate);
 	bundle_open(&b, &from, &to);
 	for (i = 0; i < nr; i++)
-		bundle_add(&b, pair);
+		bundle_add(&b, pair, 0);
 	for (i = 0; i < 10; i++) {
 		workload_turn(&w);
 		bundle_pass(&b, 0);
@@ -183,7 +68,7 @@ static void work_is_divided(void)
 	fill_random(from.p, from.len, &seed);
 	bundle_open(&b, &from, &to);
 	for (i = 0; i < 4; i++)
-		bundle_add(&b, tcp_pair);
+		bundle_add(&b, tcp_pair, 0);
 	bundle_pass(&b, MIGR_PASS_LAST);
 	bundle_receive_join(&b);
 	for (i = 0; i < 4; i++) {
@@ -221,7 +106,7 @@ static void die(pair_fn pair, unsigned int rounds)
 		gate_open(w.gate);
 		bundle_open(&b, &from, &to);
 		for (i = 0; i < 4; i++)
-			bundle_add(&b, pair);
+			bundle_add(&b, pair, 0);
 		for (i = 0; i < 3; i++) {
 			__u64 enough;
 
@@ -275,7 +160,7 @@ static void all_die(void)
 	memcpy(before, from.p, from.len);
 	bundle_open(&b, &from, &to);
 	for (i = 0; i < 3; i++)
-		bundle_add(&b, tcp_pair);
+		bundle_add(&b, tcp_pair, 0);
 	bundle_start(&b, 0);
 	WAIT_FOR(link_status(b.side[0]).data_pages, 10);
 	for (i = 0; i < 3; i++)
@@ -293,7 +178,7 @@ static void all_die(void)
 	CHECK(first_difference(before, from.p, from.len) < 0, "the source has changed");
 
 	bundle_open(&b, &from, &to);
-	bundle_add(&b, tcp_pair);
+	bundle_add(&b, tcp_pair, 0);
 	bundle_pass(&b, MIGR_PASS_LAST);
 	bundle_receive_join(&b);
 	CHECK_EQ(b.strands[0].ret[1], 0);
@@ -312,8 +197,8 @@ static void stuck_stream(void)
 
 	fill_random(from.p, from.len, &seed);
 	bundle_open(&b, &from, &to);
-	stuck = bundle_join(&b, unix_pair);
-	bundle_add(&b, unix_pair);
+	stuck = bundle_join(&b, unix_pair, 0);
+	bundle_add(&b, unix_pair, 0);
 	bundle_start(&b, 0);
 	/* All but the chunk that it has claimed: its socket holds less than one. */
 	WAIT_FOR(link_status(b.side[1]).data_pages >= PAGES - MIGR_WIRE_CHUNK_PAGES, 20);
@@ -347,13 +232,13 @@ static void come_and_go(void)
 	workload_start(&w, &from, MEET_PARALLEL);
 	gate_open(w.gate);
 	bundle_open(&b, &from, &to);
-	bundle_add(&b, unix_pair);
-	for (i = 1; i < MANY; i++) {
+	bundle_add(&b, unix_pair, 0);
+	for (i = 1; i < BUNDLE_MAX; i++) {
 		struct strand *s = &b.strands[i];
 
 		workload_turn(&w);
 		bundle_start(&b, 0);
-		bundle_add(&b, i % 2 ? tcp_pair : unix_pair);
+		bundle_add(&b, i % 2 ? tcp_pair : unix_pair, 0);
 		s->thread[0] = thread_start(run_source, s);
 		bundle_finish(&b);
 		CHECK_EQ(s->ret[0], 0);
@@ -365,7 +250,7 @@ static void come_and_go(void)
 	gate_close(w.gate);
 	bundle_pass(&b, MIGR_PASS_LAST);
 	bundle_receive_join(&b);
-	CHECK_EQ(b.strands[MANY - 1].ret[1], 0);
+	CHECK_EQ(b.strands[BUNDLE_MAX - 1].ret[1], 0);
 	expect_equal(&from, &to);
 	workload_stop(&w);
 	bundle_close(&b);
@@ -380,8 +265,8 @@ static void old_page_does_not_overtake(void)
 
 	memset(from.p, 0x11, from.len);
 	bundle_open(&b, &from, &to);
-	first = bundle_join(&b, unix_pair);
-	second = bundle_join(&b, unix_pair);
+	first = bundle_join(&b, unix_pair, 0);
+	second = bundle_join(&b, unix_pair, 0);
 	/* All of it goes into the first one's socket, and stays there. */
 	SYS(setsockopt(first->sock[0], SOL_SOCKET, SO_SNDBUF, &(int){ 1 << 20 }, sizeof(int)));
 	CALL(migration_pass(b.side[0], 0));
@@ -420,7 +305,7 @@ static void dead_before_it_came(void)
 	first = &b.strands[b.nr++];
 	unix_pair(first->sock);
 	first->stream[0] = (int)CALL(migration_add_stream_id(b.side[0], first->sock[0], 0, 0));
-	second = bundle_join(&b, unix_pair);
+	second = bundle_join(&b, unix_pair, 0);
 	second->thread[1] = thread_start(run_destination, second);
 	CALL(stream_shutdown(first->stream[0]));
 	CALL(migration_pass(b.side[0], 0));
@@ -460,8 +345,8 @@ static void shut_down_waiting(void)
 
 	fill_random(from.p, from.len, &seed);
 	bundle_open(&b, &from, &to);
-	stuck = bundle_join(&b, unix_pair);
-	bundle_add(&b, unix_pair);
+	stuck = bundle_join(&b, unix_pair, 0);
+	bundle_add(&b, unix_pair, 0);
 	waiting = &b.strands[1];
 	bundle_start(&b, 0);
 	WAIT_FOR(any_sleeps_in("migr_migration_wait"), 20);
@@ -488,8 +373,8 @@ static void all_is_sent_again(void)
 
 	memset(to.p, 0x11, to.len);
 	bundle_open(&b, &from, &to);
-	first = bundle_join(&b, unix_pair);
-	second = bundle_join(&b, unix_pair);
+	first = bundle_join(&b, unix_pair, 0);
+	second = bundle_join(&b, unix_pair, 0);
 	CALL(migration_pass(b.side[0], 0));
 	/* Holes: the heads of all chunks fit into its socket. */
 	first->thread[0] = thread_start(run_source, first);
@@ -534,8 +419,8 @@ static void done_too_early(void)
 	struct bundle b;
 
 	bundle_open(&b, &m, &m);
-	slow = bundle_join(&b, unix_pair);
-	hasty = bundle_join(&b, unix_pair);
+	slow = bundle_join(&b, unix_pair, 0);
+	hasty = bundle_join(&b, unix_pair, 0);
 	CHECK_EQ(send(slow->sock[0], &chunk, sizeof(chunk), 0), (long long)sizeof(chunk));
 	slow->thread[1] = thread_start(run_destination, slow);
 	WAIT_FOR(link_status(b.side[1]).state == MIGR_STATE_PASS, 5);
@@ -559,8 +444,8 @@ static void empty_passes(void)
 	memset(from.p, 0x11, from.len);
 	lru_drain();
 	bundle_open(&b, &from, &to);
-	bundle_add(&b, unix_pair);
-	bundle_add(&b, unix_pair);
+	bundle_add(&b, unix_pair, 0);
+	bundle_add(&b, unix_pair, 0);
 	for (i = 0; i < 5; i++) {
 		bundle_pass(&b, 0);
 		CHECK_EQ(link_status(b.side[0]).state, MIGR_STATE_BETWEEN);
