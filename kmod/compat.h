@@ -48,15 +48,32 @@ static inline struct folio *migr_lock_folio(struct address_space *mapping,
 	return IS_ERR(folio) ? NULL : folio;
 }
 
-/* How many page table entries map @folio, or -1 if this kernel cannot tell. */
+/*
+ * How many page table entries map @folio, and whether a large one may be mapped
+ * by a huge entry. A kernel that cannot tell how many says that one may: it has
+ * none any more when they are counted.
+ */
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 6, 0)
 static inline int migr_folio_mapcount(struct folio *folio)
 {
-#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 6, 0)
-	return folio_test_large(folio) ? -1 : page_mapcount(&folio->page);
-#else
-	return folio_mapcount(folio);
-#endif
+	return folio_test_large(folio) ? 0 : page_mapcount(&folio->page);
 }
+
+static inline bool migr_folio_mapped_huge(struct folio *folio)
+{
+	return true;
+}
+#else
+static inline int migr_folio_mapcount(struct folio *folio)
+{
+	return folio_mapcount(folio);
+}
+
+static inline bool migr_folio_mapped_huge(struct folio *folio)
+{
+	return folio_entire_mapcount(folio);
+}
+#endif
 
 /* Tasks that have no user mode to return to, or hardly ever do. */
 #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 4, 0)
@@ -75,8 +92,8 @@ static inline int migr_folio_mapcount(struct folio *folio)
 /*
  * Before 6.12 do_set_pmd() maps a large folio by a huge entry whatever
  * VM_NOHUGEPAGE says. Regions live on a tmpfs of their own there, which makes
- * small folios unless asked by MADV_COLLAPSE: such a chunk is then tracked as
- * a whole.
+ * small folios unless asked by MADV_COLLAPSE: a write then makes all of such a
+ * folio dirty.
  */
 #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 12, 0)
 static inline struct vfsmount *migr_shmem_mount(void)

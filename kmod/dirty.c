@@ -532,7 +532,7 @@ static void unmap_huge(struct address_space *mapping,
 	struct folio *folio;
 
 	while ((folio = batch_next(batch, &pos)))
-		if (folio_test_large(folio) && folio_entire_mapcount(folio))
+		if (folio_test_large(folio) && migr_folio_mapped_huge(folio))
 			unmap_mapping_pages(mapping, folio->index,
 					    folio_nr_pages(folio), false);
 }
@@ -575,7 +575,7 @@ static bool folio_is_busy(struct folio *folio)
 	int mapcount = migr_folio_mapcount(folio);
 	int refs;
 
-	if (mapcount < 0 || folio_maybe_dma_pinned(folio))
+	if (folio_maybe_dma_pinned(folio))
 		return true;
 	/* An unmapping in between must not hide somebody's reference. */
 	smp_rmb();
