@@ -696,16 +696,22 @@ static int step_recv_pages(struct migr_stream *stream)
 	return 0;
 }
 
+/* Tell who tracks the region of the pages that the chunk brought. */
+static void tell_wrote(struct migr_stream *stream)
+{
+	unsigned int from, to;
+
+	for_each_set_bitrange(from, to, stream->data, MIGR_CHUNK_PAGES)
+		migr_region_wrote(stream->member->region,
+				  stream_first(stream) + from, to - from);
+}
+
 /* A chunk is complete. */
 static int step_recv_end(struct migr_stream *stream)
 {
-	struct migr_region *region = stream->member->region;
-	unsigned int from, to;
 	int ret;
 
-	for_each_set_bitrange(from, to, stream->data, MIGR_CHUNK_PAGES)
-		migr_region_wrote(region, stream_first(stream) + from,
-				  to - from);
+	tell_wrote(stream);
 	ret = punch_zeroes(stream);
 	if (ret)
 		return ret;
@@ -751,6 +757,9 @@ static int (*const stream_steps[])(struct migr_stream *stream) = {
 
 static void stream_fail(struct migr_stream *stream, int error)
 {
+	/* Some of its pages have come. */
+	if (stream->step == STEP_RECV_PAGES)
+		tell_wrote(stream);
 	stream->step = STEP_FAILED;
 	stream_drop_pages(stream);
 	/* The peer shall not wait for what will not come. */

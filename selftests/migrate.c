@@ -1423,6 +1423,34 @@ static void destination_shut_down(void)
 	CHECK_EQ(link_status(d.migration).error, ECONNRESET);
 }
 
+/* What has come before the connection was lost is in memory all the same. */
+static void part_of_chunk(void)
+{
+	struct mem m = mem_new(MIGR_WIRE_CHUNK_PAGES);
+	struct lone_destination d = lone_destination(&m);
+	__u64 map[MIGR_WIRE_CHUNK_PAGES / TEST_WORD_PAGES];
+	struct head h = frame_chunk(0);
+	unsigned char pages[TEST_PAGE + TEST_PAGE / 2];
+	struct migr_tracker_fetch f;
+	int tracker;
+
+	memset(m.p, 0x11, m.len);
+	tracker = (int)CALL(region_track(m.fd));
+	tracker_settle(tracker, m.pages);
+	memset(pages, 0xbd, sizeof(pages));
+	send_all(d.peer, &h, sizeof(h));
+	send_all(d.peer, pages, sizeof(pages));
+	SYS(shutdown(d.peer, SHUT_WR));
+	CALL_ERR(stream_run(d.stream), ECONNRESET);
+	CALL(tracker_fetch(tracker, 0, m.pages, map, &f));
+	CHECK_EQ(m.p[0], 0xbd);
+	CHECK(bit_test(map, 0), "a page has come, its bit is clear");
+	CHECK(m.p[TEST_PAGE] == 0x11 || bit_test(map, 1), "part of a page has come, its bit is clear");
+	CHECK(f.dirty_pages <= 2, "%llu pages are dirty", (unsigned long long)f.dirty_pages);
+	SYS(close(tracker));
+	lone_destination_close(&d);
+}
+
 /*
  * Who holds the socket and waits for a page, and who holds the page and waits for
  * the socket, would wait for ever.
@@ -1492,6 +1520,7 @@ static const struct test_case cases[] = {
 	CASE(good_frame),
 	CASE(older_source),
 	CASE(cut_off),
+	CASE(part_of_chunk),
 	CASE(garbage),
 	CASE(regions_do_not_match),
 	CASE(destination_times_out),
