@@ -20,6 +20,8 @@
 #define POLL_MS		200
 /* For a newcomer to say what it wants. */
 #define GREETING_MS	1000
+/* The same where a VM may be paused meanwhile. */
+#define NEWCOMER_MS	50
 #define TOKEN_BYTES	16
 /* Before another try to accept what could not be. */
 #define LATER_MS	500
@@ -224,25 +226,12 @@ static int accept_one(struct migr_destination *d, uint64_t deadline_ns)
 }
 
 /* What a new connection wants, said in time. */
-static int greeting(struct migr_destination *d, int fd, struct control *c, json_t **message)
+static int greeting(struct migr_destination *d, int fd, struct control *c, uint32_t timeout_ms,
+		    json_t **message)
 {
 	*c = d->control;
 	c->fd = fd;
-	return control_receive(c, GREETING_MS, message);
-}
-
-static void refuse(struct migr_destination *d, int fd, const char *why)
-{
-	struct error saved = d->error;
-	struct control c;
-	json_t *message;
-
-	if (!greeting(d, fd, &c, &message)) {
-		json_decref(message);
-		control_send_error(&c, why);
-	}
-	close(fd);
-	d->error = saved;
+	return control_receive(c, timeout_ms, message);
 }
 
 /* ---- the request ------------------------------------------------------ */
@@ -418,7 +407,7 @@ static int accept_stream(struct migr_destination *d)
 		fd = accept_one(d, deadline);
 		if (fd < 0)
 			return fd;
-		if (greeting(d, fd, &c, &message)) {
+		if (greeting(d, fd, &c, GREETING_MS, &message)) {
 			close(fd);
 			continue;
 		}
@@ -512,10 +501,18 @@ static int better_reason(struct migr_destination *d, int error)
 static bool refuse_newcomer(struct migr_destination *d)
 {
 	int fd = accept4(d->listen_fd, NULL, NULL, SOCK_CLOEXEC);
+	struct error saved = d->error;
+	struct control c;
+	json_t *message;
 
 	if (fd < 0)
 		return accept_failure(errno) == ACCEPT_NEXT;
-	refuse(d, fd, "busy: another migration is arriving here");
+	if (!greeting(d, fd, &c, NEWCOMER_MS, &message)) {
+		json_decref(message);
+		control_send_error(&c, "busy: another migration is arriving here");
+	}
+	close(fd);
+	d->error = saved;
 	return true;
 }
 
@@ -802,7 +799,7 @@ int migr_destination_run(struct migr_destination *d,
 	/* Who connects and says nothing sensible is not a source. */
 	do {
 		fd = accept_one(d, 0);
-		error = fd < 0 ? fd : greeting(d, fd, &d->control, &hello);
+		error = fd < 0 ? fd : greeting(d, fd, &d->control, GREETING_MS, &hello);
 		if (fd >= 0 && error)
 			close(fd);
 	} while (fd >= 0 && error && error != -ECANCELED);

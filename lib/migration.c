@@ -262,8 +262,13 @@ int migration_start(struct migration *g)
 	return error;
 }
 
+/* The error that a run returned, or, if it was ended for another's, that one. */
 static int run_failed(struct migration *g, int error)
 {
+	struct migr_migration_status status;
+
+	if (!migration_status(g, &status) && status.error)
+		error = -(int)status.error;
 	switch (error) {
 	case -EPROTO:
 		return error_set(g->error, error, "the peer sent a bad frame on the stream");

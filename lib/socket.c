@@ -165,11 +165,13 @@ int socket_connect(const char *address, int cancel_fd, uint32_t timeout_ms, stru
 static int listen_new(const struct sockaddr *sa, socklen_t length)
 {
 	int fd = socket(sa->sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	int one = 1, error;
+	int one = 1, defer_s = 5, error;
 
 	if (fd < 0)
 		return -errno;
 	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
+	/* Who comes says something at once; one that does not need not be looked at. */
+	setsockopt(fd, IPPROTO_TCP, TCP_DEFER_ACCEPT, &defer_s, sizeof(defer_s));
 	if (bind(fd, sa, length) < 0 || listen(fd, 16) < 0) {
 		error = -errno;
 		close(fd);

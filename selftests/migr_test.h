@@ -680,6 +680,30 @@ static inline int module_refcnt(void)
 	return buf[0] ? atoi(buf) : -1;
 }
 
+/* --------------------------------------------------- failed memory */
+
+static inline bool can_read(const struct mem *m, __u64 page)
+{
+	char byte;
+
+	return pread(m->fd, &byte, 1, (off_t)(page * TEST_PAGE)) == 1;
+}
+
+static inline void told_of_it(int sig)
+{
+	(void)sig;
+}
+
+/* The memory of a page fails, or pretends to. */
+static inline void poison(const struct mem *m, __u64 page)
+{
+	/* Who maps it is told, and ended unless it listens. */
+	SYS(sigaction(SIGBUS, &(struct sigaction){ .sa_handler = told_of_it }, NULL));
+	if (madvise(mem_page(m, page), TEST_PAGE, MADV_HWPOISON))
+		test_skip("MADV_HWPOISON: %s", strerror(errno));
+	CHECK(!can_read(m, page), "the page can still be read");
+}
+
 /* -------------------------------------------------------------- sockets */
 
 static inline void socket_timeout(int fd, unsigned int ms)

@@ -50,6 +50,8 @@ static struct {
 	enum death death;
 	bool read_only;		/* its VMM gives memory that it may not write to */
 	bool writes_in_save;	/* of the source's VMM */
+	int strangers;		/* come while the VM is paused, and say too little */
+	__u32 streams;
 	pid_t pid;
 	char address[ADDRESS_MAX];
 } peer;
@@ -111,7 +113,8 @@ static void vm_start(void)
 	__u64 seed = 7;
 
 	vm.dev = CALL(dev_open());
-	vm.mem = mem_new(VM_PAGES);
+	/* And one that it does not write to. */
+	vm.mem = mem_new(VM_PAGES + 1);
 	vm.expected = private_alloc(VM_PAGES * sizeof(__u64));
 	for (__u64 i = 0; i < VM_PAGES; i++) {
 		fill_random(mem_page(&vm.mem, i), TEST_PAGE, &seed);
@@ -334,11 +337,19 @@ static void relay_end(void)
 
 static int src_pause(struct migr_source *s, void *data, uint64_t *stopped_ns)
 {
+	struct sockaddr_un sun;
+	int i, fd;
+
 	(void)s;
 	(void)data;
 	(void)stopped_ns;
 	vm.pauses++;
 	vm_stop(true);
+	for (i = 0; i < peer.strangers; i++) {
+		fd = unix_socket(peer.address, &sun);
+		SYS(connect(fd, (struct sockaddr *)&sun, sizeof(sun)));
+		CHECK_EQ(send(fd, "{", 1, MSG_NOSIGNAL), 1);
+	}
 	return 0;
 }
 
@@ -383,12 +394,16 @@ static const struct migr_source_ops src_ops = {
 	.progress = src_progress,
 };
 
+/* What the latest one said. */
+static char source_error[256];
+
 static enum migr_outcome source(const char *address)
 {
 	struct migr_source_options options = {
 		.timeout_ms = TIMEOUT_MS,
 		.prepare_timeout_ms = TIMEOUT_MS,
 		.verify = true,
+		.streams = peer.streams,
 	};
 	struct migr_source *s;
 	struct migr_result result;
@@ -400,7 +415,8 @@ static enum migr_outcome source(const char *address)
 	CALL(migr_source_new(m, &s));
 	CALL(migr_source_add_region(s, vm.mem.fd, 0, "ram"));
 	migr_source_run(s, address, &options, &src_ops, NULL, &result);
-	diag("outcome %d: %s", result.outcome, migr_source_error(s));
+	snprintf(source_error, sizeof(source_error), "%s", migr_source_error(s));
+	diag("outcome %d: %s", result.outcome, source_error);
 	CHECK(result.outcome != MIGR_OUTCOME_MOVED || result.identical,
 	      "moved without having been compared");
 	migr_source_free(s);
@@ -589,6 +605,29 @@ static void writes_while_saving(void)
 	stayed(1);
 }
 
+/* Who keeps the destination waiting does not keep the VM. */
+static void strangers_come(void)
+{
+	vm_start();
+	peer.strangers = 10;
+	moves_after_all();
+}
+
+/* The cause is told, not that the other stream was ended for it. */
+static void memory_fails(void)
+{
+	vm_start();
+	mem_page(&vm.mem, VM_PAGES)[0] = 1;
+	poison(&vm.mem, VM_PAGES);
+	peer.streams = 2;
+	destination_start(NOWHERE);
+	CHECK_EQ(source(peer.address), MIGR_OUTCOME_HERE);
+	CHECK(strstr(source_error, strerror(EHWPOISON)), "it said: %s", source_error);
+	destination_ended(ENDED_HERE);
+	SYS(madvise(mem_page(&vm.mem, VM_PAGES), TEST_PAGE, MADV_REMOVE));
+	stayed(0);
+}
+
 static const struct test_case cases[] = {
 	CASE(nobody_listens),
 	CASE(dies_in_prepare),
@@ -616,6 +655,8 @@ static const struct test_case cases[] = {
 	CASE(commit_is_lost),
 	CASE(module_refuses),
 	CASE(writes_while_saving),
+	CASE(strangers_come),
+	CASE(memory_fails),
 };
 
 int main(int argc, char **argv)

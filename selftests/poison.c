@@ -8,27 +8,6 @@
 
 #define BAD_PAGE	70UL
 
-static bool can_read(const struct mem *m, __u64 page)
-{
-	char byte;
-
-	return pread(m->fd, &byte, 1, (off_t)(page * TEST_PAGE)) == 1;
-}
-
-static void told_of_it(int sig)
-{
-	(void)sig;
-}
-
-static void poison(const struct mem *m, __u64 page)
-{
-	/* Who maps it is told, and ended unless it listens. */
-	SYS(sigaction(SIGBUS, &(struct sigaction){ .sa_handler = told_of_it }, NULL));
-	if (madvise(mem_page(m, page), TEST_PAGE, MADV_HWPOISON))
-		test_skip("MADV_HWPOISON: %s", strerror(errno));
-	CHECK(!can_read(m, page), "the page can still be read");
-}
-
 static void tracked(void)
 {
 	struct mem m = mem_new(512);
