@@ -107,7 +107,10 @@ struct vm {
 void vm_become(char *const *argv, const char *backend, int control_fd, struct text *error);
 /* Make the folder of QMP sockets; the path of this process's one. */
 bool vm_qmp_path(pid_t pid, struct text *path, struct text *error);
-/* A VM by process or by QEMU's -name, with its regions taken. */
+/*
+ * A VM by process or by QEMU's -name, with its regions taken. A number is a
+ * process if that has memory on /dev/migr, else a name.
+ */
 bool vm_find(struct migr *m, const char *which, struct vm *vm, struct text *error);
 void vm_release(struct vm *vm);
 /* Call for each VM on /dev/migr that may be looked at; its regions are lent. */

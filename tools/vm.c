@@ -226,13 +226,27 @@ static bool find_name(struct migr *m, const char *name, struct vm *vm, struct te
 
 bool vm_find(struct migr *m, const char *which, struct vm *vm, struct text *error)
 {
+	struct text by_number, by_name;
 	char *end;
 	long pid = strtol(which, &end, 10);
 
 	if (*end || end == which || pid <= 0)
 		return find_name(m, which, vm, error);
-	if (pid > INT_MAX)
-		return text_set(error, "no process has the number %.64s", which);
-	describe(vm, pid);
-	return take(m, vm, error);
+	if (pid > INT_MAX) {
+		text_set(&by_number, "no process has the number %.64s", which);
+	} else {
+		describe(vm, pid);
+		if (take(m, vm, &by_number))
+			return true;
+		/* One that may not be looked at can still be the one that is meant. */
+		if (vm->nr_regions != -ESRCH && vm->nr_regions != -EINVAL &&
+		    vm->nr_regions != -ENOENT) {
+			*error = by_number;
+			return false;
+		}
+	}
+	/* A name may be a number. */
+	if (find_name(m, which, vm, &by_name))
+		return true;
+	return text_set(error, "%.200s; %.300s", by_name.s, by_number.s);
 }

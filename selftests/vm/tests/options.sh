@@ -23,6 +23,7 @@ elsewhere:a VM with its memory elsewhere, and how to start it
 partly:a VM with only a part of its memory on /dev/migr
 stopped:a VM that does not run is not sent
 no_such_vm:a VM that does not exist
+number_name:a VM whose name is a number, which of a process goes first
 ls:migr ls, for people and for programs
 bad_send:migr send says what is wrong with an address
 unix_report:a VM named by its process moves over a UNIX socket, and is reported
@@ -175,9 +176,23 @@ case_stopped() {
 
 case_no_such_vm() {
 	says 1 "there is no VM named 'nobody' \(see 'migr ls'\)" "$migr" send nobody 127.0.0.1 &&
-		says 1 'there is no process 4194304: No such process' \
+		says 1 "there is no VM named '4194304'.*; there is no process 4194304: No such process" \
 			"$migr" send 4194304 127.0.0.1 &&
-		says 1 'no process has the number 99999999999' "$migr" send 99999999999 127.0.0.1
+		says 1 "there is no VM named '99999999999'.*; no process has the number 99999999999" \
+			"$migr" send 99999999999 127.0.0.1
+}
+
+# The one that has the number does not run, the one that has it as its name does.
+case_number_name() {
+	local number
+
+	start_on_migr -S || return 1
+	number=$pid
+	name=$number start_on_migr || return 1
+	says 1 "QEMU calls it 'prelaunch'" "$migr" send "$number" 127.0.0.1 || return 1
+	kill "$number"
+	ended "$number" &&
+		says 1 'cannot connect to 127.0.0.1: .*runs on here' "$migr" send "$number" 127.0.0.1
 }
 
 case_ls() {
