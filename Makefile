@@ -7,7 +7,7 @@
 # make fuzz       the parsers of what a peer sends, for FUZZ_SECONDS each
 # make bench      migr beside its peers (SUITE=tracking for one)
 # make demo       migrate a running guest between two kernels, and show it
-# make lint       checkpatch, sparse and W=1
+# make lint       checkpatch, kernel-doc, sparse and W=1
 #
 # V=1 shows the commands. The rest is in Documentation/testing.rst.
 

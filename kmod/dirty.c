@@ -154,6 +154,8 @@ u64 migr_tracker_merge(struct migr_tracker *tracker, pgoff_t first,
 /**
  * migr_tracker_nr_dirtied() - how often a page became dirty
  * @tracker: the tracker
+ *
+ * Return: that number, since tracking began.
  */
 u64 migr_tracker_nr_dirtied(struct migr_tracker *tracker)
 {
@@ -164,8 +166,8 @@ u64 migr_tracker_nr_dirtied(struct migr_tracker *tracker)
  * migr_tracker_nr_dirty() - how many pages are dirty
  * @tracker: the tracker
  *
- * Some pages off while others set and fetch bits: a fetch may count a page
- * before its writer has.
+ * Return: that number, some pages off while others set and fetch bits: a fetch
+ * may count a page before its writer has.
  */
 u64 migr_tracker_nr_dirty(struct migr_tracker *tracker)
 {

@@ -16,6 +16,8 @@ MODULE_PARM_DESC(fail_nth, "Let the nth call from now on that can fail do so, on
 
 /**
  * migr_inject() - whether the call that the caller is about to make shall fail
+ *
+ * Return: true if so, for one call each time fail_nth is set.
  */
 bool migr_inject(void)
 {
