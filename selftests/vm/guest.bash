@@ -111,10 +111,11 @@ boot_guest() {
 	shift 2
 	[ $# -gt 0 ] || set -- "$top/build/bin/migr" run --
 	for try in 1 2 3; do
+		# selftests/run counts them.
+		[ $try -eq 1 ] || echo "# the guest did not come up: once more"
 		"$@" "${guest[@]}" > "$log" 2>&1 &
 		vm=$!
 		await_line "$console" '^guest: (filled|up=)' 120 $vm && return 0
-		echo "# the guest did not come up in attempt $try"
 		kill -KILL $vm 2>/dev/null
 		wait $vm
 	done
