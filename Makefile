@@ -6,7 +6,7 @@
 # make check      all tests (TESTS='pattern ...' for some of them)
 # make fuzz       the parsers of what a peer sends, for FUZZ_SECONDS each
 # make bench      migr beside its peers (SUITE=tracking for one)
-# make demo       migrate a running guest between two kernels, and show it
+# make demo       migrate a running guest between two hosts, and show it
 # make lint       checkpatch, kernel-doc, sparse and W=1
 #
 # V=1 shows the commands. The rest is in Documentation/testing.rst.
@@ -114,7 +114,9 @@ module:
 deps:
 	$(Q)selftests/deps
 
-kernels: deps
+# With NO_INSTALL=1 both tell what is missing before that ends it.
+kernels:
+	$(Q)selftests/deps || { [ "$(NO_INSTALL)" != 1 ] || selftests/vm/kernels $(KERNELS); exit 1; }
 	$(Q)selftests/vm/kernels $(KERNELS)
 
 # ---- installing ---------------------------------------------------------
@@ -220,14 +222,17 @@ $B/guest/cmdline: Makefile
 	@mkdir -p $(@D)
 	$(Q)echo "console=ttyS0 quiet mitigations=off no_timer_check tsc=reliable random.trust_cpu=on" > $@
 
-check: deps kernels
+check: kernels
 	$(Q)$(MAKE) --no-print-directory all unit modules selftests guest
 	$(Q)selftests/run $(TESTS)
 
 fuzz: deps
 	$(Q)FUZZ_SECONDS=$(or $(FUZZ_SECONDS),60) selftests/fuzz.sh
 
-demo: deps kernels
+# A result stands for the last demo, or there is none.
+demo:
+	$(Q)rm -f $B/demo.json
+	$(Q)$(MAKE) --no-print-directory kernels
 	$(Q)$(MAKE) --no-print-directory all modules guest $B/vm/hold_kvm
 	$(Q)selftests/vm/demo
 
@@ -242,14 +247,14 @@ $B/bench/trackers $B/bench/streams: $B/bench/%: bench/%.c
 	$(call say,CC,$@)
 	$(Q)$(CC) $(CPPFLAGS) -Iselftests $(CFLAGS) -MMD -MP -MF $@.d -o $@ $< -lpthread
 
-bench: deps kernels
+bench: kernels
 	$(Q)selftests/deps jq gnuplot-nox bsdextrautils
 	$(Q)$(MAKE) --no-print-directory all modules guest $B/vm/hold_kvm \
 		$B/bench/qemu_migrate $B/bench/guest_log $B/bench/trackers \
 		$B/bench/streams
 	$(Q)bench/run $(SUITE)
 
-lint: deps kernels
+lint: kernels
 	$(Q)selftests/vm/kernels lint
 	$(Q)$(MAKE) --no-print-directory $(KERNELS:%=kmod-%)
 	$(Q)selftests/lint "$(CACHE)"
