@@ -21,14 +21,15 @@ static const char help[] =
 "was started with on its source; it never comes from the network. An arrived VM\n"
 "runs in a session of its own and outlives this program.\n"
 "\n"
-"      --listen ADDR:PORT|unix:PATH  where to wait (" DEFAULT_LISTEN ")\n"
+"      --listen [ADDR][:PORT]|unix:PATH  where to wait (" DEFAULT_LISTEN ")\n"
 "      --once       end after one attempt: 0 if the VM arrived and runs\n"
 "      --timeout S  without progress or an answer, give it up (30)\n"
 "      --json       one JSON object a line; QEMU's output goes to standard error\n"
 "      --help       show this\n"
 "\n"
-"Exit status with --once: 0 the VM runs here; 1 it does not; 4 it is here and\n"
-"could not be resumed. Without: 128+n interrupted by signal n.\n";
+"Exit status: 0 the VM runs here; 1 it does not; 2 wrong usage; 4 it is here and\n"
+"could not be resumed; 128+n interrupted by signal n. Without --once it ends only\n"
+"by a signal, or where it cannot wait.\n";
 
 struct arguments {
 	struct migr_destination_options options;
@@ -143,7 +144,7 @@ static int receive_all(struct migr *m, const struct arguments *a, char **argv)
 	} while (!a->once && !interrupted && connected);
 	handle_signals(NULL);
 	migr_destination_free(d);
-	return interrupted && status ? 128 + interrupted : status;
+	return interrupted && status == EXIT_HERE ? 128 + interrupted : status;
 }
 
 int cmd_receive(int argc, char **argv)

@@ -11,7 +11,8 @@ static const char help[] =
 "Usage: migr run [--] qemu-system-x86_64 ...\n"
 "\n"
 "Become the given QEMU command, with the RAM that its -m asks for on " MIGR_DEVICE "\n"
-"and a QMP socket in /run/migr, so that 'migr send' can move the VM.\n"
+"and a QMP socket in /run/migr, or $XDG_RUNTIME_DIR/migr if not root, so that\n"
+"'migr send' can move the VM.\n"
 "\n"
 "      --help  show this\n";
 
