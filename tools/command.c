@@ -209,8 +209,11 @@ char **command_on_migr(char *const *argv, const char *backend, int memory_fd, ui
 	for (size_t i = 0; i < count; i++)
 		add(&b, "%s", argv[i]);
 	add(&b, "-object");
-	/* Not the device, into which QEMU could punch no holes for a balloon. */
-	add(&b, "memory-backend-file,id=%s,mem-path=/proc/self/fd/%d,size=%llu,share=on",
+	/*
+	 * Not the device, into which QEMU could punch no holes for a balloon; and
+	 * aligned, or it would have no huge pages wherever these are allowed.
+	 */
+	add(&b, "memory-backend-file,id=%s,mem-path=/proc/self/fd/%d,size=%llu,align=2M,share=on",
 	    backend, memory_fd, (unsigned long long)bytes);
 	add(&b, "-machine");
 	add(&b, "memory-backend=%s", backend);

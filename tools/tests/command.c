@@ -42,7 +42,7 @@ static void test_memory_size(void **state)
 
 #define WORDS(...)	((char *[]){ "qemu-system-x86_64", ##__VA_ARGS__, NULL })
 #define BACKEND(id, size) \
-	"memory-backend-file,id=" id ",mem-path=/proc/self/fd/5,size=" size ",share=on"
+	"memory-backend-file,id=" id ",mem-path=/proc/self/fd/5,size=" size ",align=2M,share=on"
 
 static bool has(char *const *argv, const char *option, const char *value)
 {
