@@ -650,6 +650,43 @@ static int recv_page(struct migr_stream *stream)
 	return ret;
 }
 
+/* Tell who tracks the region of pages of the chunk that the chunk has changed. */
+static void tell_wrote(struct migr_stream *stream, const unsigned long *pages)
+{
+	unsigned int from, to;
+
+	for_each_set_bitrange(from, to, pages, MIGR_CHUNK_PAGES)
+		migr_region_wrote(stream->member->region,
+				  stream_first(stream) + from, to - from);
+}
+
+/* A hole would split a huge page that has data: whether zeroes are in there. */
+static bool clear_zeroes(struct migr_stream *stream)
+{
+	struct migr_region *region = stream->member->region;
+	struct folio *folio;
+	unsigned int i;
+	bool huge;
+
+	folio = migr_lock_folio(region->mapping, stream_first(stream));
+	if (!folio)
+		return false;
+	huge = folio_nr_pages(folio) == MIGR_CHUNK_PAGES &&
+	       folio_test_uptodate(folio) &&
+	       !bitmap_full(stream->zero, MIGR_CHUNK_PAGES);
+	if (huge) {
+		for_each_set_bit(i, stream->zero, MIGR_CHUNK_PAGES)
+			if (!page_is_zero(folio_page(folio, i)))
+				clear_highpage(folio_page(folio, i));
+		folio_mark_dirty(folio);
+	}
+	folio_unlock(folio);
+	folio_put(folio);
+	if (huge)
+		tell_wrote(stream, stream->zero);
+	return huge;
+}
+
 /* Make zero pages holes, where there is anything. */
 static int punch_zeroes(struct migr_stream *stream)
 {
@@ -696,23 +733,14 @@ static int step_recv_pages(struct migr_stream *stream)
 	return 0;
 }
 
-/* Tell who tracks the region of the pages that the chunk brought. */
-static void tell_wrote(struct migr_stream *stream)
-{
-	unsigned int from, to;
-
-	for_each_set_bitrange(from, to, stream->data, MIGR_CHUNK_PAGES)
-		migr_region_wrote(stream->member->region,
-				  stream_first(stream) + from, to - from);
-}
-
 /* A chunk is complete. */
 static int step_recv_end(struct migr_stream *stream)
 {
-	int ret;
+	int ret = 0;
 
-	tell_wrote(stream);
-	ret = punch_zeroes(stream);
+	tell_wrote(stream, stream->data);
+	if (stream->counts.zero && !clear_zeroes(stream))
+		ret = punch_zeroes(stream);
 	if (ret)
 		return ret;
 	stream->nr_unacked++;
@@ -759,7 +787,7 @@ static void stream_fail(struct migr_stream *stream, int error)
 {
 	/* Some of its pages have come. */
 	if (stream->step == STEP_RECV_PAGES)
-		tell_wrote(stream);
+		tell_wrote(stream, stream->data);
 	stream->step = STEP_FAILED;
 	stream_drop_pages(stream);
 	/* The peer shall not wait for what will not come. */

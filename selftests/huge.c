@@ -5,7 +5,7 @@
  * by itself depends on its setting for shared memory; where that is nothing,
  * MADV_COLLAPSE asks for them.
  */
-#include "migr_test.h"
+#include "migration.h"
 
 #define SHMEM_THP	"/sys/kernel/mm/transparent_hugepage/shmem_enabled"
 #define HUGE_PAGES	512UL
@@ -162,11 +162,52 @@ static void advised_while_tracked(void)
 	write_and_fetch(&m, t);
 }
 
+/* What arrives in huge pages stays in them, the zero pages among it included. */
+static void arrives(void)
+{
+	struct mem to = huge_region("always"), from = mem_new(to.pages);
+	struct migr_region_info info;
+	__u64 seed = test_seed, i;
+	unsigned int n;
+	struct link l;
+
+	if (kernel_before(6, 12))
+		test_skip("regions have small pages here");
+	/* Over what is there already, and into nothing. */
+	for (n = 0; n < 2; n++) {
+		fill_random(from.p, from.len, &seed);
+		for (i = 0; i < from.pages; i += 2)
+			memset(mem_page(&from, i), 0, TEST_PAGE);
+		if (n)
+			SYS(madvise(to.p, to.len, MADV_REMOVE));
+		link_open(&l, unix_pair, 0, &from, &to, 1);
+		link_receive_start(&l);
+		link_pass(&l, MIGR_PASS_LAST);
+		link_receive_join(&l);
+		CHECK_EQ(l.received, 0);
+		expect_equal(&from, &to);
+		CHECK(mapped_huge(to.p), "not huge any more");
+		link_close(&l);
+	}
+	/* Nothing but zeroes is nothing. */
+	memset(from.p, 0, from.len);
+	link_open(&l, unix_pair, 0, &from, &to, 1);
+	link_receive_start(&l);
+	link_pass(&l, MIGR_PASS_LAST);
+	link_receive_join(&l);
+	CHECK_EQ(l.received, 0);
+	CALL(region_info(to.fd, &info));
+	CHECK_EQ(info.resident, 0);
+	expect_equal(&from, &to);
+	link_close(&l);
+}
+
 static const struct test_case cases[] = {
 	CASE(always),
 	CASE(advise),
 	CASE(never),
 	CASE(advised_while_tracked),
+	CASE(arrives),
 };
 
 int main(int argc, char **argv)
