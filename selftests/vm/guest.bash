@@ -171,23 +171,46 @@ on_host() {
 		--console "$out/console" --no-tty -- "$self" host "$@"
 }
 
+# In a folder of its own what a turn of on_each_kernel(), in its variables, leaves.
+turn_folder() {
+	echo "$top/build/check/$name-${kernels[$1]/ /-}"
+}
+
+begin_turn() {
+	local out
+
+	out=$(turn_folder "$1")
+	rm -rf "$out"
+	mkdir -p "$out"
+	"$on" "${kernels[$1]}" "$out" "$seconds" $(($1 * (lines + 1))) > "$out/turn" 2>&1 &
+	turns+=($!)
+}
+
+end_turn() {
+	local result="not ok"
+
+	wait "${turns[$1]}" && result=ok
+	cat "$(turn_folder "$1")/turn"
+	echo "$result $((($1 + 1) * (lines + 1))) $title (Linux ${kernels[$1]/ / to })"
+}
+
 # The calling script's test: in each turn the KTAP lines that it prints on the
 # hosts, which it is told where to number from, and one for the hosts' success,
-# which selftests/run knows by its end.
+# which selftests/run knows by its end. As many turns at a time as there are CPUs.
 # Arguments: on_hosts or on_host, how many lines it prints, the title of the
 # one, a name for the folders below build/check, seconds for a turn.
 on_each_kernel() {
-	local on=$1 lines=$2 title=$3 name=$4 seconds=$5 n=0 kernel out result
+	local on=$1 lines=$2 title=$3 name=$4 seconds=$5 ended turns=()
 
 	echo "KTAP version 1"
 	echo "1..$(((lines + 1) * ${#kernels[@]}))"
-	for kernel in "${kernels[@]}"; do
-		out=$top/build/check/$name-${kernel/ /-}
-		rm -rf "$out"
-		mkdir -p "$out"
-		result="not ok"
-		"$on" "$kernel" "$out" "$seconds" $n && result=ok
-		n=$((n + lines + 1))
-		echo "$result $n $title (Linux ${kernel/ / to })"
+	# Who interrupts the script does not mean its jobs.
+	trap 'kill $(jobs -p) 2>/dev/null' EXIT
+	for ((ended = 0; ended < ${#kernels[@]}; ended++)); do
+		while [ ${#turns[@]} -lt ${#kernels[@]} ] &&
+		      [ ${#turns[@]} -lt $((ended + $(nproc))) ]; do
+			begin_turn ${#turns[@]}
+		done
+		end_turn $ended
 	done
 }
