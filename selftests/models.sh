@@ -37,6 +37,7 @@ bad=(
 	"LEFT_DIRTY MM: 3, the entry is left dirty"
 	"IN_TWO_STEPS MM: 3, the entry is made clean, then read-only"
 	"NOT_FLUSHED: 3, the TLB is not flushed"
+	"CLEANED_UNLOCKED RECLAIM: 3, the entry of a page that is not locked is made clean"
 	"NOT_MARKED_DIRTY RECLAIM: 3, the folio is not marked dirty"
 	"NOT_CHECKED DMA: 4, pins are not looked for"
 	"CHECKED_FIRST DMA: 4, pins are looked for before protecting"
@@ -77,7 +78,7 @@ is_proven() {
 }
 
 is_found_wrong() {
-	grep -qE '^pan:1: assertion violated +(!\(stale\)|\(folio_dirty\[)' "$1" &&
+	grep -qE '^pan:1: assertion violated +(!\(stale\)|\(folio_dirty\[|\(\(tlb\[)' "$1" &&
 		grep -q ' errors: 1$' "$1"
 }
 

@@ -48,6 +48,14 @@
 #define CLEAN		1
 #endif
 
+/* Above the folio in tlb[]: of a guest. Reclaim alone tells them apart. */
+#ifdef RECLAIM
+#define GUEST		4
+#else
+#define GUEST		0
+#endif
+#define TLB_FOLIO(t)	((t) & 3)
+
 bit stale = 1;		/* the copy is not what memory holds */
 bit dirty = 1;		/* the page's bit of the tracker */
 bit chunk = 1;		/* its chunk's */
@@ -55,7 +63,7 @@ bit chunk = 1;		/* its chunk's */
 bit data = CLEAN;	/* the page holds data: it must not be dropped */
 byte cache = 1;		/* the page cache: what is in there is memory */
 byte pte = ENTRY(1, PRESENT | WRITE);	/* from when the region was idle */
-byte tlb[WRITERS];	/* the folio that a CPU can write to without the entry */
+byte tlb[WRITERS];	/* the folio that a CPU can write to without the entry, GUEST */
 bit flushing;		/* mprotect() has yet to flush the TLBs */
 
 /* By folio. */
@@ -86,6 +94,11 @@ inline flush()
 		tlb[0] = 0;
 		tlb[WRITERS - 1] = 0
 	}
+}
+
+inline flush_guest(cpu)
+{
+	tlb[cpu] = (tlb[cpu] & GUEST -> 0 : tlb[cpu])
 }
 
 inline pte_dirty_to_folio(folio)
@@ -185,7 +198,7 @@ proctype writer(byte cpu)
 
 	do
 	:: atomic { tlb[cpu] ->
-		assert(tlb[cpu] == cache);	/* or it is no kernel */
+		assert(TLB_FOLIO(tlb[cpu]) == cache);	/* or it is lost at once */
 		store()
 	   }
 	:: tlb[cpu] -> tlb[cpu] = 0	/* evicted */
@@ -196,7 +209,7 @@ proctype writer(byte cpu)
 	/* KVM tells the folio, not the entry. */
 	:: atomic { !tlb[cpu] && WRITABLE(pte) ->
 		folio_dirty[FOLIO_OF(pte)] = 1;
-		tlb[cpu] = FOLIO_OF(pte)
+		tlb[cpu] = FOLIO_OF(pte) | GUEST
 	   }
 	:: fault(!tlb[cpu])
 	:: atomic { !tlb[cpu] -> running--; break }
@@ -328,22 +341,36 @@ proctype migration()
 #endif
 
 #ifdef RECLAIM
-/* Unmaps, and flushes later: perhaps only after it has given the folio up. */
+/*
+ * Unmaps, and flushes later: perhaps only after it has given the folio up. Before
+ * it writes the page out it flushes if the entry was dirty: no CPU can write
+ * through a clean one, and KVM has been told.
+ */
 proctype reclaim()
 {
+	bit clean;
+
 	do
 	:: atomic { IS_FOLIO(cache) -> isolated = cache }
 		if
 		:: atomic { !locked[isolated] && cache != isolated -> isolated = 0 }
 		:: atomic { cache == isolated && LOCK(isolated);
 			if
-			:: MAPPED(isolated) -> pte_dirty_to_folio(isolated); pte = 0
+			:: MAPPED(isolated) ->
+				clean = !(pte & DIRTY);
+				pte_dirty_to_folio(isolated);
+				pte = 0;
+				flush_guest(0);
+				flush_guest(WRITERS - 1)
 			:: else
 			fi
 		   }
 			if
 			:: unlock(isolated)	/* may not write now, say */
-			:: flush();
+			:: if
+			   :: clean
+			   :: !clean -> flush()
+			   fi;
 				atomic {
 					if
 					:: pinned[isolated] || batch == isolated ||
@@ -355,7 +382,7 @@ proctype reclaim()
 					unlock(isolated)
 				}
 			fi;
-			atomic { flush(); isolated = 0 }
+			atomic { flush(); isolated = 0; clean = 0 }
 		fi
 	:: break
 	od
@@ -421,7 +448,7 @@ inline protect()
 	take_flags(WRITE)
 #else
 	if
-	:: take_flags(WRITE | DIRTY)
+	:: batch -> take_flags(WRITE | DIRTY)
 	/*
 	 * folio_mkclean() looks at mapped folios only. It tells KVM in any
 	 * case, and no CPU can write through an entry that was clean.
@@ -430,6 +457,14 @@ inline protect()
 		pte = pte & ~(WRITE | DIRTY);
 		flush()
 	:: batch && !MAPPED(batch)
+	/* The kernel's own walk of the range does not ask what is locked. */
+	:: !batch ->
+#ifdef CLEANED_UNLOCKED
+		take_flags(WRITE | DIRTY)
+#else
+		take_flags(WRITE)
+#endif
+	:: !batch
 	fi
 #endif
 }
