@@ -77,6 +77,7 @@ static void each_fails(const struct operation *op, void *arg, unsigned int calls
 			break;
 	}
 	CHECK(ret >= 0, "it fails when no call does: %s", strerror((int)-ret));
+	CHECK(n > 1, "it called nothing that can fail");
 	diag("%u of %u calls made it fail", failures, n - 1);
 	CHECK(failures >= calls, "only %u failures, not %u", failures, calls);
 }
