@@ -453,6 +453,33 @@ static void pinned_while_tracked(void)
 	fetch_in_flight(&s, 130, READ_PAGES, "at rest");
 }
 
+/* Through a mapping made before, and one made meanwhile. */
+static void pinned_after_tracking(void)
+{
+	struct mem m = filled(512);
+	struct direct_read r = { .len = READ_PAGES * TEST_PAGE };
+	unsigned char *mapped[2] = { m.p };
+	struct migr *migr;
+	struct shadow s;
+	uint64_t pages;
+	size_t i;
+
+	CALL(migr_open(&migr));
+	uring_open(&r);
+	shadow_start(&s, &m);
+	mapped[1] = map_shared(m.fd, m.len);
+	shadow_pass(&s);
+	SYS(close(s.tracker));
+	for (i = 0; i < ARRAY_SIZE(mapped); i++) {
+		r.to = mapped[i] + 130 * TEST_PAGE;
+		pin(&r);
+		CHECK_EQ(r.ret, 0);
+		CALL(migr_region_pinned(migr, m.fd, &pages));
+		CHECK_EQ(pages, READ_PAGES);
+		CALL(io_uring_unregister_buffers(&r.ring));
+	}
+}
+
 static void pinned_in_migration(void)
 {
 	struct mem m = filled(512), copy = mem_new(512);
@@ -507,6 +534,7 @@ static const struct test_case cases[] = {
 	CASE_WITHIN(reads_meanwhile, 90),
 	CASE_WITHIN(pinned_while_idle, 90),
 	CASE(pinned_while_tracked),
+	CASE(pinned_after_tracking),
 	CASE_WITHIN(pinned_in_migration, 90),
 };
 
