@@ -158,7 +158,8 @@ static void huge_entry_writable(void)
 {
 	if (kernel_before(6, 12))
 		test_skip("a huge folio is never clean here");
-	MUST_FAIL(7, { "huge", "always" }, { "huge", "advise" }, { "huge", "never" });
+	MUST_FAIL(7, { "huge", "always" }, { "huge", "advise" }, { "huge", "never" },
+		  { "huge", "switched_meanwhile" });
 }
 
 static void changed_protection_unseen(void)

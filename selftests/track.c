@@ -390,15 +390,6 @@ static void *flip_thread(void *arg)
 	return NULL;
 }
 
-static void *hammer_thread(void *arg)
-{
-	struct writer *w = arg;
-
-	while (gate_pass(w->gate))
-		writer_stamp(w, rnd(&w->seed) % w->mem->pages);
-	return NULL;
-}
-
 static void protection_changes_meanwhile(void)
 {
 	struct gate *gate = shared_alloc(sizeof(*gate));
@@ -882,21 +873,6 @@ static void switching(void)
 	thread_join(threads[1]);
 	diag("%llu and %llu stamps", (unsigned long long)w[0].stamp,
 	     (unsigned long long)w[1].stamp);
-}
-
-/* Maps, writes a little and unmaps, again and again. */
-static void *mapper_thread(void *arg)
-{
-	struct writer *w = arg;
-	int i;
-
-	while (gate_pass(w->gate)) {
-		w->p = map_shared(w->mem->fd, w->mem->len);
-		for (i = 0; i < 8; i++)
-			writer_stamp(w, rnd(&w->seed) % w->mem->pages);
-		SYS(munmap(w->p, w->mem->len));
-	}
-	return NULL;
 }
 
 /* The same from another address space that is forked, and so copied. */

@@ -177,6 +177,31 @@ static inline void *writer_thread(void *arg)
 	return NULL;
 }
 
+/* Random pages of the mapping it was given. */
+static inline void *hammer_thread(void *arg)
+{
+	struct writer *w = arg;
+
+	while (gate_pass(w->gate))
+		writer_stamp(w, rnd(&w->seed) % w->mem->pages);
+	return NULL;
+}
+
+/* Maps, writes a little and unmaps, again and again. */
+static inline void *mapper_thread(void *arg)
+{
+	struct writer *w = arg;
+	int i;
+
+	while (gate_pass(w->gate)) {
+		w->p = map_shared(w->mem->fd, w->mem->len);
+		for (i = 0; i < 8; i++)
+			writer_stamp(w, rnd(&w->seed) % w->mem->pages);
+		SYS(munmap(w->p, w->mem->len));
+	}
+	return NULL;
+}
+
 /* ------------------------------------------------------------- workload */
 
 #define WORKLOAD_THREADS 3
