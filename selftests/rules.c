@@ -151,7 +151,7 @@ static void punches_not_told(void)
 static void new_mappings_not_tracked(void)
 {
 	MUST_FAIL(6, { "track", "second_mapping" }, { "backends", "other_process" },
-		  { "mappings", "remaps" });
+		  { "mappings", "remaps" }, { "track", "mapping_meanwhile" });
 }
 
 static void huge_entry_writable(void)
