@@ -297,7 +297,8 @@ static int wait_pass(struct migr_source *s)
 			return error_set(&s->error, -ECANCELED, "cancelled");
 		if (n > 0 && p[0].revents) {
 			error = migration_join(g, false, &over);
-			s->stream_broke = error;
+			/* Of another failure we know more than it. */
+			s->stream_broke = error == -ECONNRESET || error == -ETIMEDOUT;
 			if (over)
 				return error;
 		}
