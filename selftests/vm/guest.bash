@@ -7,11 +7,13 @@
 # scripts on this host: how they get there.
 
 # The guest's command line. Arguments: name, console file, memory, and what its
-# worker is told (migr.fill=… and so on).
+# worker is told (migr.fill=… and so on). The host lets it have huge pages, as
+# README.md says, where a region can (6.12).
 guest_command() {
 	local name=$1 console=$2 memory=$3
 
 	shift 3
+	echo "${GUEST_HUGE:-within_size}" > /sys/kernel/mm/transparent_hugepage/shmem_enabled
 	guest=(qemu-system-x86_64 -name "$name" -accel kvm -cpu kvm64 -m "$memory"
 	       -nodefaults -no-user-config -display none -no-reboot
 	       -serial "file:$console" -kernel "$MIGR_TOP/build/guest/vmlinuz"
