@@ -156,8 +156,6 @@ static void new_mappings_not_tracked(void)
 
 static void huge_entry_writable(void)
 {
-	if (kernel_before(6, 12))
-		test_skip("a huge folio is never clean here");
 	MUST_FAIL(7, { "huge", "always" }, { "huge", "advise" }, { "huge", "never" },
 		  { "huge", "switched_meanwhile" });
 }
@@ -188,7 +186,8 @@ static void not_protected(void)
 		  { "placement", "migrated_processes" }, { "placement", "balanced_meanwhile" },
 		  { "swap", "swapped_pages" }, { "swap", "limited_memory" },
 		  { "backends", "received_packets" }, { "backends", "received_meanwhile" },
-		  { "kvm", "guest_writes" }, { "kvm", "guest_writes_to_moving_pages" });
+		  { "kvm", "guest_writes" }, { "kvm", "guest_writes_to_moving_pages" },
+		  { "nolost", "unix_migration" });
 }
 
 static void not_marked_before_cleaned(void)
