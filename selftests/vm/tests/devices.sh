@@ -198,4 +198,4 @@ case ${1:-} in
 host)	host "$2"; exit ;;
 esac
 
-on_each_kernel on_host 4 "the host has neither failed nor complained" devices 600
+on_each_kernel on_host 4 "the host has neither failed nor complained" devices 900

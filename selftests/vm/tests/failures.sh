@@ -628,4 +628,4 @@ destination)	do_cases destination source 198.51.100.2 198.51.100.1 "$2"; exit ;;
 esac
 
 on_each_kernel on_hosts "$(grep -c : <<< "$cases")" "the hosts have neither failed nor complained" \
-	failures 600
+	failures 1200

@@ -384,4 +384,4 @@ host)	in_host "$2"; exit ;;
 esac
 
 on_each_kernel on_host "$(grep -c : <<< "$cases")" "the host has neither failed nor complained" \
-	options 400
+	options 700

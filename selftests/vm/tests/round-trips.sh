@@ -61,4 +61,4 @@ source)		source_host; exit ;;
 destination)	destination_host; exit ;;
 esac
 
-on_each_kernel on_hosts 0 "the same guest goes there and back $trips times" round-trips 400
+on_each_kernel on_hosts 0 "the same guest goes there and back $trips times" round-trips 800
