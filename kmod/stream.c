@@ -660,7 +660,20 @@ static void tell_wrote(struct migr_stream *stream, const unsigned long *pages)
 				  stream_first(stream) + from, to - from);
 }
 
-/* A hole would split a huge page that has data: whether zeroes are in there. */
+/* Whether at least half of a huge page has data, but for @zero. */
+static bool is_mostly_data(struct folio *folio, const unsigned long *zero)
+{
+	unsigned int i, nr = 0;
+
+	for_each_clear_bit(i, zero, MIGR_CHUNK_PAGES)
+		nr += !page_is_zero(folio_page(folio, i));
+	return nr >= MIGR_CHUNK_PAGES / 2;
+}
+
+/*
+ * A hole would split a huge page. If that is worth keeping for what else it has,
+ * the zeroes are written. Returns whether they are.
+ */
 static bool clear_zeroes(struct migr_stream *stream)
 {
 	struct migr_region *region = stream->member->region;
@@ -673,7 +686,8 @@ static bool clear_zeroes(struct migr_stream *stream)
 		return false;
 	huge = folio_nr_pages(folio) == MIGR_CHUNK_PAGES &&
 	       folio_test_uptodate(folio) &&
-	       !bitmap_full(stream->zero, MIGR_CHUNK_PAGES);
+	       !folio_test_has_hwpoisoned(folio) &&
+	       is_mostly_data(folio, stream->zero);
 	if (huge) {
 		for_each_set_bit(i, stream->zero, MIGR_CHUNK_PAGES)
 			if (!page_is_zero(folio_page(folio, i)))
@@ -717,6 +731,7 @@ static int step_recv_pages(struct migr_stream *stream)
 	int ret = -EAGAIN;
 
 	if (stream->next == MIGR_CHUNK_PAGES) {
+		tell_wrote(stream, stream->data);
 		stream->step = STEP_RECV_END;
 		return 0;
 	}
@@ -738,7 +753,6 @@ static int step_recv_end(struct migr_stream *stream)
 {
 	int ret = 0;
 
-	tell_wrote(stream, stream->data);
 	if (stream->counts.zero && !clear_zeroes(stream))
 		ret = punch_zeroes(stream);
 	if (ret)

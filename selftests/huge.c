@@ -169,14 +169,29 @@ static void advised_while_tracked(void)
 	write_and_fetch(&m, t);
 }
 
+/* Returns how much is there then: to look at holes fills them. */
+static __u64 arrive(const struct mem *from, const struct mem *to)
+{
+	struct migr_region_info info;
+	struct link l;
+
+	link_open(&l, unix_pair, 0, from, to, 1);
+	link_receive_start(&l);
+	link_pass(&l, MIGR_PASS_LAST);
+	link_receive_join(&l);
+	CHECK_EQ(l.received, 0);
+	CALL(region_info(to->fd, &info));
+	expect_equal(from, to);
+	link_close(&l);
+	return info.resident;
+}
+
 /* What arrives in huge pages stays in them, the zero pages among it included. */
 static void arrives(void)
 {
 	struct mem to = huge_region("always"), from = mem_new(to.pages);
-	struct migr_region_info info;
 	__u64 seed = test_seed, i;
 	unsigned int n;
-	struct link l;
 
 	/* Over what is there already, and into nothing. */
 	for (n = 0; n < 2; n++) {
@@ -185,27 +200,24 @@ static void arrives(void)
 			memset(mem_page(&from, i), 0, TEST_PAGE);
 		if (n)
 			SYS(madvise(to.p, to.len, MADV_REMOVE));
-		link_open(&l, unix_pair, 0, &from, &to, 1);
-		link_receive_start(&l);
-		link_pass(&l, MIGR_PASS_LAST);
-		link_receive_join(&l);
-		CHECK_EQ(l.received, 0);
-		expect_equal(&from, &to);
+		arrive(&from, &to);
 		/* Before 6.12 it is given small ones. */
 		CHECK(mapped_huge(to.p) || (n && kernel_before(6, 12)), "not huge any more");
-		link_close(&l);
 	}
-	/* Nothing but zeroes is nothing. */
+}
+
+/* A page of each huge one does not keep the others, and nothing keeps none. */
+static void sparse_arrives(void)
+{
+	struct mem to = huge_region("always"), from = mem_new(to.pages);
+	__u64 seed = test_seed, i;
+
 	memset(from.p, 0, from.len);
-	link_open(&l, unix_pair, 0, &from, &to, 1);
-	link_receive_start(&l);
-	link_pass(&l, MIGR_PASS_LAST);
-	link_receive_join(&l);
-	CHECK_EQ(l.received, 0);
-	CALL(region_info(to.fd, &info));
-	CHECK_EQ(info.resident, 0);
-	expect_equal(&from, &to);
-	link_close(&l);
+	for (i = 0; i < from.pages; i += HUGE_PAGES)
+		fill_random(mem_page(&from, i), TEST_PAGE, &seed);
+	CHECK_EQ(arrive(&from, &to), to.len / HUGE_PAGES);
+	memset(from.p, 0, from.len);
+	CHECK_EQ(arrive(&from, &to), 0);
 }
 
 #define STARTS		20
@@ -268,6 +280,7 @@ static const struct test_case cases[] = {
 	CASE(advised_while_tracked),
 	CASE_WITHIN(switched_meanwhile, 90),
 	CASE(arrives),
+	CASE(sparse_arrives),
 };
 
 int main(int argc, char **argv)
