@@ -137,7 +137,7 @@ static void guest_is_limited(void)
 	/* Now they sleep for a second at a time. */
 	CALL(limit_set(tracker, MIGR_TRACKER_LIMIT, 1));
 	for (i = 0; i < VCPUS; i++)
-		WAIT_FOR(writer_sleeps(vcpus[i].tid), 10);
+		WAIT_FOR(writer_sleeps(vcpus[i].tid), 30);
 	took = now_ns();
 	vcpus_stop(vcpus, &stop);
 	took = now_ns() - took;

@@ -195,16 +195,30 @@ static inline void poll_pause(void)
 	nanosleep(&ts, NULL);
 }
 
+/* Where all threads of a process group are, one of which is stuck, for the log. */
+static inline void dump_stacks(pid_t group)
+{
+	char command[200];
+
+	snprintf(command, sizeof(command),
+		 "for t in $(pgrep -g %d | sed 's|.*|/proc/&/task/*|'); do echo $t $(cut -d' ' -f3,14,15 $t/stat); cat $t/stack; done 2>/dev/null | sed 's/^/#   /'",
+		 group);
+	if (system(command))
+		diag("no stacks of %d", group);
+}
+
 #define WAIT_FOR(cond, seconds)						\
 	do {								\
 		unsigned int limit_ = (seconds);			\
 		__u64 end_ = deadline_in(limit_);			\
 									\
 		while (!(cond)) {					\
-			if (now_ns() > end_)				\
+			if (now_ns() > end_) {				\
+				dump_stacks(getpgrp());			\
 				test_fail(__FILE__, __LINE__,		\
 					  "after %u s still not: %s",	\
 					  limit_, #cond);		\
+			}						\
 			poll_pause();					\
 		}							\
 	} while (0)
@@ -793,18 +807,6 @@ static inline void tracker_settle(int tracker, __u64 pages)
 }
 
 /* --------------------------------------------------------------- runner */
-
-/* Where the threads of a stuck process are, for the log. */
-static inline void dump_stacks(pid_t pid)
-{
-	char command[128];
-
-	snprintf(command, sizeof(command),
-		 "for t in /proc/%d/task/*; do cat $t/wchan; echo; cat $t/stack; done 2>/dev/null | sed 's/^/#   /'",
-		 pid);
-	if (system(command))
-		diag("no stacks of %d", pid);
-}
 
 static inline int case_wait(pid_t pid, unsigned int timeout_s)
 {

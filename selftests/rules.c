@@ -180,7 +180,8 @@ static void swapped_page_a_hole(void)
 
 static void not_protected(void)
 {
-	MUST_FAIL(20, { "mappings", "forks" }, { "mappings", "locks" },
+	MUST_FAIL(20, { "track", "switching" }, { "track", "many_processes" },
+		  { "mappings", "forks" }, { "mappings", "locks" },
 		  { "mappings", "dropped_entries" },
 		  { "placement", "compaction" }, { "placement", "moved_pages" },
 		  { "placement", "migrated_processes" }, { "placement", "balanced_meanwhile" },

@@ -916,6 +916,57 @@ static void mapping_meanwhile(void)
 	diag("%llu stamps", (unsigned long long)mapper.stamp);
 }
 
+/*
+ * More address spaces than have their entries changed at a time, which write
+ * runs of pages that are protected as a range.
+ */
+#define PROCESSES	6U
+#define RUN		16UL
+
+static void many_processes(void)
+{
+	struct gate *gate = shared_alloc(sizeof(*gate));
+	struct mem m = mem_new(1024);
+	struct writer *w = shared_alloc(PROCESSES * sizeof(*w));
+	pid_t pids[PROCESSES];
+	struct shadow s;
+	unsigned int i;
+	int round, pass;
+
+	gate->writers = PROCESSES;
+	for (i = 0; i < PROCESSES; i++) {
+		w[i] = (struct writer){
+			.gate = gate, .mem = &m, .id = i, .seed = test_seed + i,
+		};
+		pids[i] = child_start();
+		if (pids[i])
+			continue;
+		w[i].p = map_shared(m.fd, m.len);
+		while (gate_pass(gate)) {
+			__u64 page = rnd(&w[i].seed) % (m.pages - RUN), n;
+
+			for (n = 0; n < RUN; n++)
+				writer_stamp(&w[i], page + n);
+		}
+		_exit(0);
+	}
+	shadow_start(&s, &m);
+	for (round = 0; round < 5; round++) {
+		for (pass = 0; pass < 20; pass++) {
+			__u64 *stamp = &w[pass % PROCESSES].stamp;
+			__u64 seen = __atomic_load_n(stamp, __ATOMIC_RELAXED);
+
+			shadow_pass(&s);
+			WAIT_FOR(__atomic_load_n(stamp, __ATOMIC_RELAXED) > seen, 20);
+		}
+		shadow_check(&s, gate, round);
+	}
+	gate_close(gate);
+	gate_end(gate);
+	for (i = 0; i < PROCESSES; i++)
+		child_join(pids[i]);
+}
+
 static const struct test_case cases[] = {
 	CASE(first_fetch_is_everything),
 	CASE(own_writes),
@@ -943,6 +994,7 @@ static const struct test_case cases[] = {
 	CASE(bitmap_in_region),
 	CASE_WITHIN(switching, 120),
 	CASE(mapping_meanwhile),
+	CASE(many_processes),
 };
 
 int main(int argc, char **argv)
