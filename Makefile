@@ -229,11 +229,14 @@ check: kernels
 fuzz: deps
 	$(Q)FUZZ_SECONDS=$(or $(FUZZ_SECONDS),60) selftests/fuzz.sh
 
+# The kernels it boots, which selftests/vm/demo defaults alike.
+demo_kernels := $(sort $(or $(DEMO_SOURCE),6.12) $(or $(DEMO_DESTINATION),6.12))
+
 # A result stands for the last demo, or there is none.
 demo:
 	$(Q)rm -f $B/demo.json
 	$(Q)$(MAKE) --no-print-directory kernels
-	$(Q)$(MAKE) --no-print-directory all modules guest $B/vm/hold_kvm
+	$(Q)$(MAKE) --no-print-directory all $(demo_kernels:%=kmod-%) guest $B/vm/hold_kvm
 	$(Q)selftests/vm/demo
 
 # QEMU is driven with the tool's own QMP client.
