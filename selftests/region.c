@@ -67,11 +67,16 @@ static void bare_mmap(void)
 	CHECK_EQ(p[5 * TEST_PAGE + 7], 0xa5);
 }
 
+static void refuse_range(int fd, size_t pages, off_t first)
+{
+	SYS_ERR(mmap(NULL, pages * TEST_PAGE, PROT_READ, MAP_SHARED, fd, first * TEST_PAGE),
+		EINVAL);
+}
+
 static void bare_mmap_again(void)
 {
 	unsigned char *p, *again;
-	int dev, other;
-	void *bad;
+	int dev, fd, other;
 
 	dev = (int)CALL(dev_open());
 	p = map_shared(dev, 16 * TEST_PAGE);
@@ -86,15 +91,15 @@ static void bare_mmap_again(void)
 	CHECK(again != MAP_FAILED, "mmap at an offset: %s", strerror(errno));
 	CHECK_EQ(again[0], 3);
 
-	bad = mmap(NULL, 17 * TEST_PAGE, PROT_READ, MAP_SHARED, dev, 0);
-	CHECK(bad == MAP_FAILED, "mapped more than the region");
-	bad = mmap(NULL, 2 * TEST_PAGE, PROT_READ, MAP_SHARED, dev, 15 * TEST_PAGE);
-	CHECK(bad == MAP_FAILED, "mapped across the region's end");
-	bad = mmap(NULL, TEST_PAGE, PROT_READ, MAP_SHARED, dev, 16 * TEST_PAGE);
-	CHECK(bad == MAP_FAILED, "mapped behind the region's end");
-	bad = mmap(NULL, TEST_PAGE, PROT_READ, MAP_SHARED, dev,
-		   (off_t)(INT64_MAX & ~(TEST_PAGE - 1)));
-	CHECK(bad == MAP_FAILED, "mapped at an absurd offset");
+	/* More than the region, across its end, behind it, and far behind. */
+	refuse_range(dev, 17, 0);
+	refuse_range(dev, 2, 15);
+	refuse_range(dev, 1, 16);
+	refuse_range(dev, 1, (off_t)(INT64_MAX / TEST_PAGE));
+	fd = (int)CALL(region_get(dev));
+	refuse_range(fd, 17, 0);
+	refuse_range(fd, 2, 15);
+	refuse_range(fd, 1, 16);
 
 	/* Another open of the device is another region. */
 	other = (int)CALL(dev_open());
@@ -106,7 +111,6 @@ static void bad_length(void)
 {
 	struct migr_info info;
 	int dev = (int)CALL(dev_open());
-	void *bad;
 	int fd;
 
 	CALL(dev_info(dev, &info));
@@ -122,10 +126,10 @@ static void bad_length(void)
 	fd = region_create(dev, info.region_max, "");
 	CHECK(fd >= 0 || fd == -ENOMEM, "region_max: %s", strerror(-fd));
 
-	bad = mmap(NULL, 1UL << 46, PROT_READ | PROT_WRITE, MAP_SHARED, dev, 0);
-	CHECK(bad == MAP_FAILED, "mapped 64 TiB");
-	bad = mmap(NULL, TEST_PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, dev, TEST_PAGE);
-	CHECK(bad == MAP_FAILED, "the first mmap takes an offset");
+	SYS_ERR(mmap(NULL, info.region_max + TEST_PAGE, PROT_READ, MAP_SHARED, dev, 0), EFBIG);
+	SYS_ERR(mmap(NULL, 1UL << 46, PROT_READ | PROT_WRITE, MAP_SHARED, dev, 0), EFBIG);
+	/* The first mmap takes no offset. */
+	refuse_range(dev, 1, 1);
 	CALL_ERR(region_get(dev), ENOENT);
 }
 
@@ -286,8 +290,12 @@ static void punch(void)
 	CHECK_EQ(resident(m.fd), 0);
 	SYS(fallocate(m.fd, 0, 0, 2 * TEST_PAGE));
 	CHECK_EQ(resident(m.fd), 2 * TEST_PAGE);
-	CHECK(fallocate(m.fd, 0, 0, (off_t)m.len + 1) == -1, "grown by fallocate");
-	CHECK(fallocate(m.fd, 0, (off_t)m.len, TEST_PAGE) == -1, "grown by fallocate");
+	SYS_ERR(fallocate(m.fd, 0, 0, (off_t)m.len + 1), EPERM);
+	SYS_ERR(fallocate(m.fd, 0, (off_t)m.len, TEST_PAGE), EPERM);
+	SYS_ERR(fallocate(m.fd, FALLOC_FL_KEEP_SIZE, (off_t)m.len, TEST_PAGE), EPERM);
+	SYS(fallocate(m.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)m.len, TEST_PAGE));
+	CHECK_EQ(resident(m.fd), 2 * TEST_PAGE);
+	SYS_ERR(fallocate(m.dev, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, TEST_PAGE), ENODEV);
 }
 
 static void size_is_fixed(void)
@@ -303,6 +311,8 @@ static void size_is_fixed(void)
 	SYS_ERR(ftruncate(m.fd, (off_t)m.len - 1), EPERM);
 	SYS_ERR(ftruncate(m.fd, (off_t)m.len + 1), EPERM);
 	SYS_ERR(ftruncate(fd, TEST_PAGE), EPERM);
+	CALL_ERR(reopen(m.fd, O_RDWR | O_TRUNC), EPERM);
+	SYS_ERR(ftruncate(m.dev, (off_t)m.len), EINVAL);
 	SYS(ftruncate(m.fd, (off_t)m.len));
 	SYS(fstat(m.fd, &st));
 	CHECK_EQ(st.st_size, m.len);
@@ -318,12 +328,12 @@ static void refuse_writes(int fd)
 	loff_t off = 0;
 	int pipefd[2];
 
-	CHECK(write(fd, &byte, 1) == -1, "write() accepted");
-	CHECK(pwrite(fd, &byte, 1, 0) == -1, "pwrite() accepted");
-	CHECK(pwritev(fd, &iov, 1, 0) == -1, "pwritev() accepted");
+	SYS_ERR(write(fd, &byte, 1), EINVAL);
+	SYS_ERR(pwrite(fd, &byte, 1, 0), EINVAL);
+	SYS_ERR(pwritev(fd, &iov, 1, 0), EINVAL);
 	SYS(pipe(pipefd));
 	SYS(write(pipefd[1], &byte, 1));
-	CHECK(splice(pipefd[0], NULL, fd, &off, 1, 0) == -1, "splice() accepted");
+	SYS_ERR(splice(pipefd[0], NULL, fd, &off, 1, 0), EINVAL);
 	close(pipefd[0]);
 	close(pipefd[1]);
 }
@@ -335,10 +345,10 @@ static void write_refused(void)
 
 	refuse_writes(m.fd);
 	refuse_writes((int)CALL(reopen(m.fd, O_RDWR)));
+	refuse_writes(m.dev);
 	other.p[0] = 9;
-	CHECK(sendfile(m.fd, other.fd, &zero, 16) == -1, "sendfile() accepted");
-	CHECK(copy_file_range(other.fd, NULL, m.fd, NULL, 16, 0) == -1,
-	      "copy_file_range() accepted");
+	SYS_ERR(sendfile(m.fd, other.fd, &zero, 16), EINVAL);
+	SYS_ERR(copy_file_range(other.fd, NULL, m.fd, NULL, 16, 0), EINVAL);
 	CHECK_EQ(resident(m.fd), 0);
 	CHECK(is_zero(m.p, m.len), "something was written");
 }
@@ -351,8 +361,10 @@ static void reading(void)
 
 	fill_random(mem_page(&m, 2), 3 * TEST_PAGE, &seed);
 	CHECK_EQ(SYS(pread(m.fd, buf, m.len, 0)), m.len);
+	CHECK_EQ(resident(m.fd), 3 * TEST_PAGE);
 	CHECK(first_difference(buf, m.p, m.len) < 0, "pread() reads something else");
 	CHECK_EQ(pread(m.fd, buf, m.len, (off_t)m.len), 0);
+	SYS_ERR(read(m.dev, buf, m.len), EINVAL);
 }
 
 static void seeking(void)

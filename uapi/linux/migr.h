@@ -29,9 +29,61 @@
 #include <linux/ioctl.h>
 #include <linux/types.h>
 
+/*
+ * System calls on /dev/migr and on regions do, and fail, as they do on other
+ * files, but for these:
+ *
+ * mmap() of /dev/migr or a region, which is shared memory and nothing else:
+ *   EINVAL: MAP_PRIVATE, whatever the protection; a range that is not inside
+ *   the region; for the mmap() that makes a region, an offset other than 0.
+ *   EFBIG: that one is longer than &migr_info.region_max. ENOMEM.
+ *   Later mappings of the same open are of the same region, at any offset in
+ *   it; another open of /dev/migr makes another.
+ *
+ * fallocate() of a region allocates or, with FALLOC_FL_PUNCH_HOLE, makes a
+ *   hole, as MADV_REMOVE does: these pages are zero and have no memory, and
+ *   count as written. Punching beyond the end does nothing. EPERM: allocating
+ *   beyond the end. /dev/migr has none: ENODEV.
+ *
+ * ftruncate(), truncate() and open() with O_TRUNC of a region: EPERM, unless
+ *   the size stays the same. Of /dev/migr ftruncate() is EINVAL.
+ *
+ * write() of a region or /dev/migr and all its relatives, copy_file_range(),
+ *   sendfile() and splice() to them included: EINVAL. Memory is written through
+ *   mappings, which is where writes are tracked.
+ *
+ * read() of a region reads holes as zeroes and allocates none; of /dev/migr it
+ *   is EINVAL. lseek() in a region finds data and holes; in /dev/migr it
+ *   succeeds and does nothing.
+ */
+
+/** define MIGR_IOCTL_TYPE - the type of all ioctls here, see ioctl(2) */
 #define MIGR_IOCTL_TYPE (0xE9)
 
-enum {
+/**
+ * enum migr_cmd - the numbers of the ioctls
+ * @MIGR_CMD_INFO: %MIGR_INFO
+ * @MIGR_CMD_REGION_CREATE: %MIGR_REGION_CREATE
+ * @MIGR_CMD_REGION_GET: %MIGR_REGION_GET
+ * @MIGR_CMD_MIGRATION_CREATE: %MIGR_MIGRATION_CREATE
+ * @MIGR_CMD_REGION_INFO: %MIGR_REGION_INFO
+ * @MIGR_CMD_REGION_TRACK: %MIGR_REGION_TRACK
+ * @MIGR_CMD_REGION_MERGE: %MIGR_REGION_MERGE
+ * @MIGR_CMD_REGION_PINNED: %MIGR_REGION_PINNED
+ * @MIGR_CMD_TRACKER_FETCH: %MIGR_TRACKER_FETCH
+ * @MIGR_CMD_TRACKER_LIMIT: %MIGR_TRACKER_LIMIT
+ * @MIGR_CMD_MIGRATION_ADD_REGION: %MIGR_MIGRATION_ADD_REGION
+ * @MIGR_CMD_MIGRATION_ADD_STREAM: %MIGR_MIGRATION_ADD_STREAM
+ * @MIGR_CMD_MIGRATION_PASS: %MIGR_MIGRATION_PASS
+ * @MIGR_CMD_MIGRATION_STATUS: %MIGR_MIGRATION_STATUS
+ * @MIGR_CMD_MIGRATION_LIMIT: %MIGR_MIGRATION_LIMIT
+ * @MIGR_CMD_STREAM_RUN: %MIGR_STREAM_RUN
+ * @MIGR_CMD_STREAM_SHUTDOWN: %MIGR_STREAM_SHUTDOWN
+ *
+ * Those of the device, of regions, trackers, migrations and streams begin at
+ * 0x00, 0x10, 0x20, 0x30 and 0x40.
+ */
+enum migr_cmd {
 	MIGR_CMD_INFO = 0x00,
 	MIGR_CMD_REGION_CREATE,
 	MIGR_CMD_REGION_GET,
