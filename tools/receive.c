@@ -159,8 +159,10 @@ int cmd_receive(int argc, char **argv)
 	if (status >= 0)
 		return status;
 	/* Find fault with the command now, not when a VM arrives. */
-	if (!command_check(argv + optind, true, &bytes, &error))
-		return complain("receive: %s", error.s);
+	if (!command_check(argv + optind, true, &bytes, &error)) {
+		complain("receive: %s", error.s);
+		return EXIT_USAGE;
+	}
 	if (migr_open(&m) < 0)
 		status = complain("%s", m ? migr_error(m) : "no memory");
 	else

@@ -19,6 +19,7 @@ static const char help[] =
 int cmd_run(int argc, char **argv)
 {
 	struct text error;
+	uint64_t bytes;
 	int i = 1;
 
 	if (i < argc && !strcmp(argv[i], "--help")) {
@@ -29,6 +30,10 @@ int cmd_run(int argc, char **argv)
 		i++;
 	if (i == argc) {
 		complain("run: which command? (see 'migr run --help')");
+		return EXIT_USAGE;
+	}
+	if (!command_check(argv + i, false, &bytes, &error)) {
+		complain("run: %s", error.s);
 		return EXIT_USAGE;
 	}
 	vm_become(argv + i, MIGR_BACKEND, -1, &error);

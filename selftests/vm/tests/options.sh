@@ -18,7 +18,7 @@ migr=$top/build/bin/migr
 
 all_cases='
 nothing_runs:migr ls lists nothing where nothing runs
-bad_receive:migr receive says what is wrong with an address
+bad_receive:migr receive says what is wrong with a command or an address
 elsewhere:a VM with its memory elsewhere, and how to start it
 partly:a VM with only a part of its memory on /dev/migr
 stopped:a VM that does not run is not sent
@@ -132,6 +132,9 @@ case_nothing_runs() {
 case_bad_receive() {
 	local address pattern
 
+	vm_command -incoming defer
+	says 2 "receive: the command has '-incoming defer'" "$migr" receive --once -- "${vm[@]}" &&
+		says 2 'run: it must begin with the program' "$migr" run --bogus || return 1
 	vm_command
 	while IFS='|' read -r address pattern; do
 		says 1 "$pattern" "$migr" receive --once --listen "$address" -- "${vm[@]}" || return 1
