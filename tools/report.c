@@ -12,7 +12,7 @@
 
 #include "tool.h"
 
-#define BAR_WIDTH	20
+#define BAR_WIDTH	10
 
 static bool line_open;
 
@@ -120,7 +120,9 @@ static void progress_line(const struct migr_progress *p)
 {
 	const struct migr_migration_status *st = &p->status;
 	double done = st->pass_pages ? 1 - (double)pages_left(st) / st->pass_pages : 0;
-	double rate = st->pass_ns ? st->pass_sent_pages * 1e9 / st->pass_ns : 0;
+	double per_second = st->pass_ns ? 1e9 / st->pass_ns : 0;
+	double rate = st->pass_sent_pages * per_second;
+	double dirtied = mib(st->pass_dirtied_pages * p->page_size) * per_second;
 	char bar[BAR_WIDTH + 1];
 
 	/* The destination only learns what has come. */
@@ -131,9 +133,9 @@ static void progress_line(const struct migr_progress *p)
 		memset(bar, '.', BAR_WIDTH);
 		memset(bar, '#', done * BAR_WIDTH);
 		bar[BAR_WIDTH] = '\0';
-		printf("\r\033[K%-9s pass %-2u [%s] %3.0f%%  %7.1f MiB/s  %llu dirty pages  ETA %.1f s",
+		printf("\r\033[K%-9s pass %-2u [%s] %3.0f%% %7.1f MiB/s  dirty %.1f MiB/s, %llu pages  ETA %.1f s",
 		       migr_phase_name(p->phase), st->passes, bar, done * 100,
-		       mib(p->bytes_per_second), (unsigned long long)st->dirty_pages,
+		       mib(p->bytes_per_second), dirtied, (unsigned long long)st->dirty_pages,
 		       rate ? pages_left(st) / rate : 0);
 	}
 	line_open = true;

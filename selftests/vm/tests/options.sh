@@ -316,7 +316,7 @@ case_terminal() {
 	start_on_migr && receive $socket || return 1
 	says 0 '' script -qec "$migr send --verify $name $socket" /dev/null || return 1
 	tr '\r' '\n' < "$MIGR_OUT/said" > "$MIGR_OUT/shown"
-	for pattern in 'passes +pass 1 +\[[#.]{20}\] +[0-9]+% .*dirty pages  ETA' \
+	for pattern in 'passes +pass 1 +\[[#.]{10}\] +[0-9]+% +[0-9.]+ MiB/s  dirty [0-9.]+ MiB/s, [0-9]+ pages  ETA' \
 		       "^VM '$name' has moved in [0-9.]+ s" '^  downtime +[0-9]+ ms' \
 		       '^  memory +64 MiB: ' '^  verified +[0-9a-f]{32} on both sides'; do
 		grep -qE "$pattern" "$MIGR_OUT/shown" && continue
