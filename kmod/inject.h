@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Failures and delays on demand, in the build for tests only: the kernels migr runs on are
- * built without fault injection of their own.
+ * Failures and delays on demand, in the build for tests only: the kernels migr
+ * runs on are built without fault injection of their own.
  */
 #ifndef _MIGR_INJECT_H
 #define _MIGR_INJECT_H

@@ -13,6 +13,9 @@ out=$top/build/check/install
 # How "make check" was called is nothing to the make below.
 unset MAKEFLAGS
 
+# shellcheck source=selftests/check.bash
+. "$top/selftests/check.bash"
+
 install() {
 	make -C "$top" install DESTDIR="$root" prefix="$prefix" libdir="$prefix/lib" \
 		includedir="$prefix/include" mandir="$prefix/share/man" > "$root.log" 2>&1 ||
@@ -73,25 +76,11 @@ pages() {
 	done
 }
 
-check() {
-	n=$((n + 1))
-	if [ -z "$2" ]; then
-		echo "ok $n $1"
-	else
-		failed=1
-		echo "not ok $n $1"
-		# shellcheck disable=SC2001 # several lines
-		sed 's/^/# /' <<< "$2"
-	fi
-}
-
 echo "KTAP version 1"
 for command in make gcc pkg-config readelf nm; do
 	command -v $command > /dev/null || { echo "Bail out! there is no $command"; exit 1; }
 done
 echo "1..8"
-n=0
-failed=0
 rm -rf "$out"
 mkdir -p "$out"
 # The default last: that libmigr.pc stays in the build folder.

@@ -14,6 +14,9 @@ uapi=$top/uapi/linux/migr.h
 tools=$top/tools
 migr=$top/build/bin/migr
 
+# shellcheck source=selftests/check.bash
+. "$top/selftests/check.bash"
+
 # The functions that the library exports.
 exported() {
 	sed -n '/^global:/,/^local:/s/^\t\(migr_[a-z_]*\);$/\1/p' "$top/lib/libmigr.map"
@@ -111,25 +114,11 @@ keys() {
 		missing "$(section "OUTPUT FOR PROGRAMS" migr.1)" -w
 }
 
-check() {
-	n=$((n + 1))
-	if [ -z "$2" ]; then
-		echo "ok $n $1"
-	else
-		failed=1
-		echo "not ok $n $1"
-		# shellcheck disable=SC2001 # several lines
-		sed 's/^/# /' <<< "$2"
-	fi
-}
-
 echo "KTAP version 1"
 for command in mandoc gcc "$migr"; do
 	command -v "$command" > /dev/null || { echo "Bail out! there is no $command"; exit 1; }
 done
 echo "1..6"
-n=0
-failed=0
 check "mandoc has nothing to say of the pages" "$(lint)"
 check "every function is in a page" "$(functions)"
 check "with its prototype" "$(prototypes)"
