@@ -111,8 +111,9 @@ static void guest_is_limited(void)
 {
 	struct mem m = mem_new(PAGES);
 	struct vcpu vcpus[VCPUS] = { 0 };
+	__u64 unlimited, limited, took, bitmap[PAGES / TEST_WORD_PAGES];
+	struct migr_tracker_fetch f;
 	struct migr_limit limit;
-	__u64 unlimited, limited, took;
 	atomic_bool stop;
 	unsigned int i;
 	__u32 seen = 0;
@@ -134,8 +135,9 @@ static void guest_is_limited(void)
 	      "%llu pages/s at a limit of %llu", (unsigned long long)limited,
 	      (unsigned long long)unlimited / 4);
 
-	/* Now they sleep for a second at a time. */
+	/* Now they sleep for a second at a time, once there is something to fault on. */
 	CALL(limit_set(tracker, MIGR_TRACKER_LIMIT, 1));
+	CALL(tracker_fetch(tracker, 0, PAGES, bitmap, &f));
 	for (i = 0; i < VCPUS; i++)
 		WAIT_FOR(writer_sleeps(vcpus[i].tid), 30);
 	took = now_ns();
