@@ -204,10 +204,10 @@ json_t *qmp_event(struct qmp *q, uint64_t deadline_ns)
 
 bool qmp_alive(struct qmp *q)
 {
-	char byte;
-	ssize_t n = recv(q->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+	/* Its last words, which nobody has read yet, do not count. */
+	struct pollfd p = { .fd = q->fd, .events = POLLRDHUP };
 
-	return n > 0 || (n < 0 && (errno == EAGAIN || errno == EINTR)) || closed(q);
+	return poll(&p, 1, 0) <= 0 || closed(q);
 }
 
 void qmp_drop_events(struct qmp *q)

@@ -93,9 +93,13 @@ static void test_refused(void **state)
 static void test_ended(void **state)
 {
 	struct qmp q;
+	int fd;
 
 	(void)state;
-	close(attach(&q));
+	fd = attach(&q);
+	put(fd, "{\"event\": \"SHUTDOWN\"}\n");
+	assert_true(qmp_alive(&q));
+	close(fd);
 	assert_false(qmp_alive(&q));
 	assert_string_equal(q.error.s, "QEMU closed its monitor: it has ended");
 	qmp_close(&q);
