@@ -16,6 +16,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -59,6 +60,7 @@ static int man_post(int fd)
 {
 	int null = open("/dev/null", O_RDWR);
 
+	prctl(PR_SET_NAME, MIGR_GUARDIAN);
 	signal(SIGINT, SIG_IGN);
 	signal(SIGTERM, SIG_IGN);
 	signal(SIGHUP, SIG_IGN);
@@ -152,8 +154,11 @@ bool child_start(struct child *c, char *const *argv, const char *backend,
 	close(control_fds[1]);
 	c->guard_fd = guard_fds[0];
 	c->control_fd = control_fds[0];
-	if (recv(c->guard_fd, &c->pid, sizeof(c->pid), 0) == sizeof(c->pid) && c->pid > 0)
+	c->pid_fd = -1;
+	if (recv(c->guard_fd, &c->pid, sizeof(c->pid), 0) == sizeof(c->pid) && c->pid > 0) {
+		c->pid_fd = syscall(SYS_pidfd_open, c->pid, 0);
 		return true;
+	}
 	close(c->control_fd);
 	child_kill(c);
 	text_set(error, "cannot start a process for the VM");
@@ -170,11 +175,26 @@ failed:
 	return false;
 }
 
-void child_kill(struct child *c)
+static void end_guardian(struct child *c)
 {
 	close(c->guard_fd);
 	while (waitpid(c->guardian, NULL, 0) < 0 && errno == EINTR)
 		;
+}
+
+static void forget_vmm(struct child *c)
+{
+	if (c->pid_fd >= 0)
+		close(c->pid_fd);
+}
+
+void child_kill(struct child *c)
+{
+	end_guardian(c);
+	/* It has done so, unless it had been killed itself. */
+	if (c->pid_fd >= 0)
+		syscall(SYS_pidfd_send_signal, c->pid_fd, SIGKILL, NULL, 0);
+	forget_vmm(c);
 }
 
 void child_commit(struct child *c)
@@ -185,7 +205,8 @@ void child_commit(struct child *c)
 void child_release(struct child *c)
 {
 	tell(c->guard_fd, RELEASED);
-	child_kill(c);
+	end_guardian(c);
+	forget_vmm(c);
 }
 
 bool watch_start(struct watch *w, const char *qmp_path, struct text *error)

@@ -118,9 +118,13 @@ void vm_each(struct migr *m, void (*each)(const struct vm *vm, void *data), void
 
 /* ---- child.c: guardians, and a VMM of our own ------------------------- */
 
+/* As /proc calls them: who kills all that is called migr does not mean these. */
+#define MIGR_GUARDIAN	"migr-guardian"
+
 struct child {
 	pid_t guardian;
 	pid_t pid;		/* of the VMM */
+	int pid_fd;
 	int guard_fd;
 	int control_fd;		/* its monitor */
 };

@@ -126,7 +126,7 @@ static bool is_migr(pid_t pid)
 	if (!fgets(comm, sizeof(comm), f))
 		comm[0] = '\0';
 	fclose(f);
-	return !strcmp(comm, "migr\n");
+	return !strcmp(comm, "migr\n") || !strcmp(comm, MIGR_GUARDIAN "\n");
 }
 
 static void describe(struct vm *vm, pid_t pid)

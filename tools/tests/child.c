@@ -135,11 +135,43 @@ static void end(struct receiver *r)
 	unlink(r->path);
 }
 
+static void await_guardian(pid_t pid)
+{
+	char path[64], comm[32];
+
+	snprintf(path, sizeof(path), "/proc/%d/comm", pid);
+	for (int i = 0; i < WAIT_MS; i++) {
+		FILE *f = fopen(path, "re");
+		bool named = f && fgets(comm, sizeof(comm), f) &&
+			     !strcmp(comm, MIGR_GUARDIAN "\n");
+
+		if (f)
+			fclose(f);
+		if (named)
+			return;
+		usleep(1000);
+	}
+	_exit(1);
+}
+
 /* ---- the tests -------------------------------------------------------- */
 
 static void nothing(struct child *c)
 {
 	(void)c;
+}
+
+/* The VMM has a name in the file system once it is where it can tell of its end. */
+static void lose_guardian_and_kill(struct child *c)
+{
+	struct text path, error;
+
+	await_guardian(c->guardian);
+	vm_qmp_path(c->pid, &path, &error);
+	for (int i = 0; i < WAIT_MS && access(path.s, F_OK); i++)
+		usleep(1000);
+	kill(c->guardian, SIGKILL);
+	child_kill(c);
 }
 
 static void commit_and_release(struct child *c)
@@ -181,12 +213,24 @@ static void test_released(void **state)
 	end(&r);
 }
 
+static void test_without_guardian(void **state)
+{
+	struct receiver r;
+
+	(void)state;
+	start(&r, lose_guardian_and_kill);
+	assert_int_equal(told(&r), 0);
+	close(r.report);
+	unlink(r.path);
+}
+
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_before_commit),
 		cmocka_unit_test(test_after_commit),
 		cmocka_unit_test(test_released),
+		cmocka_unit_test(test_without_guardian),
 	};
 
 	if (argc > 1)

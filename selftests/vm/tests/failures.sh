@@ -118,7 +118,7 @@ references() {
 nothing_here() {
 	local name
 
-	for name in qemu-system-x86 migr; do
+	for name in qemu-system-x86 migr migr-guardian; do
 		soon 10 no_process $name || { echo "left behind: $(pgrep -ax $name)"; return 1; }
 	done
 	[ -z "$(ls -A /run/migr 2>/dev/null)" ] || { echo "left in /run/migr: $(ls /run/migr)"; return 1; }
@@ -128,12 +128,14 @@ nothing_here() {
 
 # The guest is here, well and at its full speed, and nothing else is.
 guest_here() {
-	local vm
+	local vm name
 
 	guest_is_well "$console" 90 || return 1
 	vm=$(vmm)
 	[[ $vm =~ ^[0-9]+$ ]] || { echo "not one QEMU: $vm"; return 1; }
-	soon 10 no_process migr || { echo "left behind: $(pgrep -ax migr)"; return 1; }
+	for name in migr migr-guardian; do
+		soon 10 no_process $name || { echo "left behind: $(pgrep -ax $name)"; return 1; }
+	done
 	# The tracking stops when the last of the failed attempt is gone.
 	soon 10 untracked || { echo "still tracked: $("$migr" ls --json)"; return 1; }
 	[ "$(ls /run/migr)" = "$vm.qmp" ] || { echo "in /run/migr: $(ls /run/migr)"; return 1; }
