@@ -22,6 +22,7 @@
 #define START_MS	60000
 #define RESCUE_MS	60000
 #define RETRY_MS	1000
+#define POLL_MS		10
 #define STATE_FD	"migr-state"
 /* Above this it is not device state, but memory that is not on /dev/migr. */
 #define STATE_MAX	(1ull << 30)
@@ -286,11 +287,29 @@ static bool cancel_migration(struct qemu *q)
 	}
 }
 
+/*
+ * The VM's status once its migration is over. QEMU tells of that end before it
+ * has left finish-migrate, in which it refuses to go on.
+ */
+static bool final_status(struct qemu *q, struct text *status)
+{
+	uint64_t now = clock_ns(), deadline = now + SWITCHOVER_MS * MS;
+
+	while (vm_status(q, status)) {
+		if (strcmp(status->s, "finish-migrate") || now >= deadline)
+			return true;
+		/* It resumes with an event, but comes to postmigrate without. */
+		json_decref(qmp_event(&q->qmp, now + POLL_MS * MS));
+		now = clock_ns();
+	}
+	return false;
+}
+
 static bool go_on(struct qemu *q)
 {
 	struct text status;
 
-	if (!cancel_migration(q) || !vm_status(q, &status))
+	if (!cancel_migration(q) || !final_status(q, &status))
 		return false;
 	if (!strcmp(status.s, "running"))
 		return true;
@@ -298,7 +317,6 @@ static bool go_on(struct qemu *q)
 	q->left_stopped = strcmp(status.s, "finish-migrate") && strcmp(status.s, "postmigrate");
 	if (q->left_stopped)
 		return true;
-	/* It may have begun to resume by itself; asking twice is harmless. */
 	if (!qmp_command(&q->qmp, "cont", NULL, NULL) || !vm_status(q, &status))
 		return false;
 	return !strcmp(status.s, "running") ||
