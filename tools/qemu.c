@@ -38,15 +38,18 @@ static int destination_fail(struct migr_destination *d, const struct qemu *q)
 	return migr_destination_fail(d, -EIO, "%s", q->qmp.error.s);
 }
 
+/*
+ * The destination's QEMU may take the disks only when it is told to go on: until
+ * COMMIT they are the source's, which may have to go on itself.
+ */
 static bool set_capabilities(struct qemu *q, bool source, bool on)
 {
-	json_t *list = json_pack("[{s:s, s:b}, {s:s, s:b}]",
+	json_t *list = json_pack("[{s:s, s:b}, {s:s, s:b}, {s:s, s:b}]",
 				 "capability", "x-ignore-shared", "state", on,
-				 "capability", "events", "state", on);
+				 "capability", "events", "state", on,
+				 "capability", source ? "pause-before-switchover" :
+				 "late-block-activate", "state", on);
 
-	if (source)
-		json_array_append_new(list, json_pack("{s:s, s:b}", "capability",
-						      "pause-before-switchover", "state", on));
 	return qmp_command(&q->qmp, "migrate-set-capabilities",
 			   json_pack("{s:o}", "capabilities", list), NULL);
 }
