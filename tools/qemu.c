@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -189,12 +190,37 @@ static bool read_name(struct qemu *q)
 	return true;
 }
 
-bool qemu_source_open(struct qemu *q, const char *qmp_path, uint64_t ram_bytes)
+/*
+ * Two VMs can have been given one path, which then is the latter's. Who listens may be
+ * neither, but whoever started QEMU.
+ */
+static bool check_listener(struct qemu *q, struct migr *m, const struct vm *vm, const char *path)
 {
+	struct migr_region regions[MIGR_REGIONS_MAX];
+	struct ucred listener;
+	socklen_t size = sizeof(listener);
+	int n;
+
+	if (getsockopt(q->qmp.fd, SOL_SOCKET, SO_PEERCRED, &listener, &size) < 0 ||
+	    listener.pid <= 0 || listener.pid == vm->pid)
+		return true;
+	n = migr_region_take(m, listener.pid, regions, MIGR_REGIONS_MAX);
+	for (int i = 0; i < n; i++)
+		close(regions[i].fd);
+	return n <= 0 || text_set(&q->qmp.error, "the QMP socket %.200s is that of process %d, another VM, not of %d",
+				  path, listener.pid, vm->pid);
+}
+
+bool qemu_source_open(struct qemu *q, struct migr *m, const struct vm *vm, const char *qmp_path)
+{
+	uint64_t ram_bytes = 0;
 	struct text status;
 
+	for (int i = 0; i < vm->nr_regions; i++)
+		ram_bytes += vm->regions[i].info.length;
 	*q = (struct qemu){ .state_fd = -1, .qmp.fd = -1, .watch.fd = -1 };
-	if (!qmp_open(&q->qmp, qmp_path) || !vm_status(q, &status) || !read_name(q))
+	if (!qmp_open(&q->qmp, qmp_path) || !check_listener(q, m, vm, qmp_path) ||
+	    !vm_status(q, &status) || !read_name(q))
 		goto failed;
 	if (strcmp(status.s, "running")) {
 		text_set(&q->qmp.error, "the VM is not running: QEMU calls it '%s'", status.s);

@@ -106,6 +106,8 @@ static int receive_one(struct migr_destination *d, const struct arguments *a, st
 	const char *sentence = NULL;
 	int error;
 
+	/* Not that of the VM before. */
+	q->vm_name.s[0] = '\0';
 	error = migr_destination_run(d, &a->options, &qemu_destination_ops, q, &r);
 	*connected = r.total_ns;
 	if (r.outcome == MIGR_OUTCOME_MOVED && !qemu_destination_finish(q))

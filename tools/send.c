@@ -223,18 +223,15 @@ static int send_vm(struct migr *m, struct arguments *a, const struct vm *vm, str
 static int send_found(struct migr *m, struct arguments *a, const struct vm *vm)
 {
 	const char *path = a->qmp ? a->qmp : vm->qmp.s;
-	uint64_t ram = 0;
 	struct qemu q;
 	int status;
 
 	if (!*path)
 		return complain("process %d has no QMP socket that can be found: give it with --qmp, or start the VM with 'migr run'",
 				vm->pid);
-	for (int i = 0; i < vm->nr_regions; i++)
-		ram += vm->regions[i].info.length;
 	if (!tell_pinned(m, a, vm))
 		return EXIT_HERE;
-	if (!qemu_source_open(&q, path, ram))
+	if (!qemu_source_open(&q, m, vm, path))
 		return complain("%s", q.qmp.error.s);
 	status = send_vm(m, a, vm, &q);
 	qemu_source_close(&q);

@@ -197,10 +197,10 @@ extern const struct migr_source_ops qemu_source_ops;
 extern const struct migr_destination_ops qemu_destination_ops;
 
 /*
- * Make sure that the VM can be migrated now, and get QEMU ready for it.
- * ram_bytes: how much memory is on /dev/migr. On failure QEMU is as before.
+ * Make sure that the VM can be migrated now, all of its memory and its own monitor
+ * being what was found, and get QEMU ready for it. On failure QEMU is as before.
  */
-bool qemu_source_open(struct qemu *q, const char *qmp_path, uint64_t ram_bytes);
+bool qemu_source_open(struct qemu *q, struct migr *m, const struct vm *vm, const char *qmp_path);
 /* The VM has gone: end QEMU, or leave it paused. */
 bool qemu_source_finish(struct qemu *q, bool keep);
 /* From a process of its own: end what a 'migr send' that died had begun. */

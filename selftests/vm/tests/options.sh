@@ -37,6 +37,7 @@ disk:a destination that was not told to go on has not taken the disk
 streams:several streams share the work
 terminal:a terminal shows progress and a summary
 qmp:a QMP socket that cannot be found is given with --qmp
+same_qmp:a QMP socket that another VM has taken over
 same_name:of two VMs of one name neither is taken
 '
 cases=$(wanted_cases "$all_cases")
@@ -137,8 +138,9 @@ case_bad_receive() {
 	says 2 "receive: the command has '-incoming defer'" "$migr" receive --once -- "${vm[@]}" &&
 		says 2 'run: it must begin with the program' "$migr" run --bogus || return 1
 	vm_command
+	echo precious > /run/no-socket
 	while IFS='|' read -r address pattern; do
-		says 1 "$pattern" "$migr" receive --once --listen "$address" -- "${vm[@]}" || return 1
+		says 1 "$pattern" timeout 20 "$migr" receive --once --listen "$address" -- "${vm[@]}" || return 1
 	done <<-LIST
 		127.0.0.1:|no port in address '127.0.0.1:'
 		[::1|not an address: '\[::1'
@@ -146,7 +148,9 @@ case_bad_receive() {
 		198.51.100.77|cannot listen on 198.51.100.77: Cannot assign
 		unix:|path of a UNIX socket has 1 to 107 characters: ''
 		unix:/nowhere/socket|cannot listen on unix:/nowhere/socket: No such file
+		unix:/run/no-socket|cannot listen on unix:/run/no-socket: Address already in use
 	LIST
+	[ "$(cat /run/no-socket)" = precious ] || { echo "it took away a file"; return 1; }
 	receive 127.0.0.1 || return 1
 	says 1 'cannot listen on 127.0.0.1: Address already in use' \
 		"$migr" receive --once --listen 127.0.0.1 -- "${vm[@]}" || return 1
@@ -371,6 +375,16 @@ start_on_migr_with_pretty_qmp() {
 		-object memory-backend-file,id=pc.0,mem-path=/dev/migr,size=64M,share=on \
 		-machine memory-backend=pc.0
 	start /run/pretty.qmp "${vm[@]}"
+}
+
+case_same_qmp() {
+	local first
+
+	start_on_migr -qmp unix:/run/same.qmp,server=on,wait=off || return 1
+	first=$pid
+	start_on_migr -qmp unix:/run/same.qmp,server=on,wait=off || return 1
+	says 1 "the QMP socket /run/same.qmp is that of process $pid, another VM, not of $first" \
+		"$migr" send --qmp /run/same.qmp "$first" 127.0.0.1
 }
 
 case_same_name() {
