@@ -35,7 +35,7 @@ static void tell(int fd, char word)
 
 static void default_signals(void)
 {
-	static const int changed[] = { SIGINT, SIGTERM, SIGHUP, SIGPIPE };
+	static const int changed[] = { SIGINT, SIGTERM, SIGHUP, SIGPIPE, SIGTSTP };
 
 	for (size_t i = 0; i < sizeof(changed) / sizeof(*changed); i++)
 		signal(changed[i], SIG_DFL);

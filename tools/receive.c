@@ -55,6 +55,8 @@ static void handle_signals(struct migr_destination *d)
 	for (size_t i = 0; i < sizeof(signals) / sizeof(*signals); i++)
 		sigaction(signals[i], &action, NULL);
 	signal(SIGPIPE, SIG_IGN);
+	/* Ctrl-Z would leave a VM paused. */
+	signal(SIGTSTP, SIG_IGN);
 }
 
 /* -1: go on; else an exit status. */

@@ -3,6 +3,7 @@
  * What the commands tell: sentences and a live line for people, one JSON object
  * a line for programs.
  */
+#include <poll.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -142,8 +143,18 @@ static void progress_line(const struct migr_progress *p)
 	fflush(stdout);
 }
 
+/* Nobody may keep a VM paused, or slowed down, by not reading how it gets on. */
+static bool would_block(void)
+{
+	struct pollfd p = { .fd = STDOUT_FILENO, .events = POLLOUT };
+
+	return !poll(&p, 1, 0);
+}
+
 void print_progress(const struct migr_progress *p, bool json)
 {
+	if (would_block())
+		return;
 	if (json)
 		progress_json(p);
 	else if (isatty(STDOUT_FILENO))

@@ -61,6 +61,8 @@ static void handle_signals(struct migr_source *s)
 	for (size_t i = 0; i < sizeof(signals) / sizeof(*signals); i++)
 		sigaction(signals[i], &action, NULL);
 	signal(SIGPIPE, SIG_IGN);
+	/* Ctrl-Z would leave a VM paused. */
+	signal(SIGTSTP, SIG_IGN);
 }
 
 /* -1: go on; else an exit status. */
