@@ -748,13 +748,15 @@ static void fill_status(struct migr_migration *migration,
 {
 	struct migr_counts *total = &migration->total;
 	struct migr_counts *in_pass = &migration->in_pass;
-	u64 now = ktime_get_ns(), dirtied = 0;
 	struct migr_limit limit = {};
+	u64 now, dirtied = 0;
 	unsigned int i;
 
 	if (migration->limiter)
 		migr_limiter_read(migration->limiter, &limit);
 	spin_lock(&migration->lock);
+	/* Here, or a pass might have begun since. */
+	now = ktime_get_ns();
 	for (i = 0; i < migration->nr_members; i++) {
 		struct migr_member *member = &migration->members[i];
 		struct migr_tracker *tracker = READ_ONCE(member->tracker);

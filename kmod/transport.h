@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * What a stream needs of the connection behind it. Its calls come from the thread
- * that runs the stream, but for shutdown(), which comes from any.
+ * that runs the stream, but for shutdown() and free(), which come from any.
  */
 #ifndef _MIGR_TRANSPORT_H
 #define _MIGR_TRANSPORT_H
@@ -26,7 +26,7 @@ struct migr_transport;
  *	nothing and @expect is 0
  * @queued: how many bytes recv_some() would find, as far as is known
  * @exclusive: nobody else has the connection, or can get it any more
- * @shutdown: end the connection, both ways: every call above fails at once
+ * @shutdown: end the connection, both ways: no call above waits any more
  * @free: let go of it
  *
  * Errors: -ERESTARTSYS or -EINTR for a signal, -ETIMEDOUT, -ECONNRESET if the

@@ -629,8 +629,9 @@ struct migr_migration_status {
  * socket's timeout passed), and what the socket reports. On a source, what it had
  * sent and not seen acknowledged becomes dirty again and goes over the other
  * streams. If there is none, the migration fails; and so it does, whatever the
- * other streams, with ENOSPC or ENOMEM (no memory) and EHWPOISON (memory that is
- * to be sent has failed).
+ * other streams, with ENOSPC or ENOMEM (no memory), EHWPOISON (memory that is
+ * to be sent has failed) and EIO (memory could not be swapped in, or what is to be
+ * written to has failed). ECANCELED: the migration is over.
  */
 struct migr_stream_run {
 	__u32 size;
