@@ -733,6 +733,7 @@ static int step_recv_pages(struct migr_stream *stream)
 	if (stream->next == MIGR_CHUNK_PAGES) {
 		tell_wrote(stream, stream->data);
 		stream->step = STEP_RECV_END;
+		migr_delay();
 		return 0;
 	}
 	if (!stream->filled)

@@ -142,10 +142,10 @@ static void holders_not_looked_for(void)
 		  { "dma", "pinned_in_migration" }, { "poison", "tracked" });
 }
 
-static void punches_not_told(void)
+static void changes_not_told(void)
 {
 	/* Among many writers a punched page is soon written again, which is told. */
-	MUST_FAIL(5, { "track", "holes_count" });
+	MUST_FAIL(5, { "track", "holes_count" }, { "streams", "shut_down_in_chunk" });
 }
 
 static void new_mappings_not_tracked(void)
@@ -208,7 +208,7 @@ static const struct test_case cases[] = {
 	CASE_WITHIN(protect_without_folio_locks, 60),
 	CASE_WITHIN(entry_left_dirty, 60),
 	CASE_WITHIN(holders_not_looked_for, 200),
-	CASE_WITHIN(punches_not_told, 200),
+	CASE_WITHIN(changes_not_told, 200),
 	CASE_WITHIN(new_mappings_not_tracked, 200),
 	CASE_WITHIN(huge_entry_writable, 200),
 	CASE_WITHIN(changed_protection_unseen, 200),

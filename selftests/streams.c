@@ -392,6 +392,40 @@ static void all_is_sent_again(void)
 	bundle_close(&b);
 }
 
+/* Who tracks what arrives is told of it, even if the stream ends before the chunk. */
+static void shut_down_in_chunk(void)
+{
+	struct mem from = mem_new(TEST_WORD_PAGES), to = mem_new(TEST_WORD_PAGES);
+	struct migr_tracker_fetch f;
+	struct strand *s;
+	struct bundle b;
+	__u64 written;
+	int tracker;
+
+	memset(from.p, 0x22, from.len);
+	memset(to.p, 0x11, to.len);
+	tracker = (int)CALL(region_track(to.fd));
+	tracker_settle(tracker, to.pages);
+	bundle_open(&b, &from, &to);
+	s = bundle_join(&b, unix_pair, 0);
+	CHECK(file_write(DELAY, "3000"), "cannot set " DELAY);
+	s->thread[1] = thread_start(run_destination, s);
+	bundle_start(&b, 0);
+	WAIT_FOR(any_sleeps_in("msleep"), 20);
+	CALL(stream_shutdown(s->stream[1]));
+	CHECK(file_write(DELAY, "0"), "cannot set " DELAY);
+	bundle_finish(&b);
+	bundle_receive_join(&b);
+	CHECK_EQ(s->ret[1], -ECONNRESET);
+	/* Its pages have come, and it is not complete. */
+	CHECK_EQ(link_status(b.side[1]).data_pages, 0);
+	expect_equal(&from, &to);
+	CALL(tracker_fetch(tracker, 0, to.pages, &written, &f));
+	CHECK_EQ(f.dirty_pages, to.pages);
+	SYS(close(tracker));
+	bundle_close(&b);
+}
+
 /* A source that says so while a page is still on its way is not believed. */
 static void done_too_early(void)
 {
@@ -494,6 +528,7 @@ static const struct test_case cases[] = {
 	CASE(dead_before_it_came),
 	CASE(shut_down_waiting),
 	CASE(all_is_sent_again),
+	CASE(shut_down_in_chunk),
 	CASE(done_too_early),
 	CASE(empty_passes),
 	CASE(limits),
