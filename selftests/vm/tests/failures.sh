@@ -32,7 +32,8 @@ killed_vmm:the QEMU of the destination is killed in a pass
 cut:the connection is cut in a pass
 silent:the packets vanish in a pass
 killed_send:migr send is killed in a pass
-interrupted:migr send is interrupted in a pass
+interrupted:migr send is interrupted in a pass, with Ctrl-C
+terminated:migr send is terminated in a pass
 tracked:somebody else tracks the memory
 moves:the guest moves after all that failed in a pass
 silent_pause:the packets vanish while the guest is being stopped
@@ -43,6 +44,7 @@ killed_state:migr receive is killed while it loads the device state
 killed_vmm_state:the QEMU of the destination is killed while it loads the device state
 silent_state:the packets vanish while the destination loads the device state
 killed_send_state:migr send is killed while the destination loads the device state
+stuck:the guest cannot go on here: somebody else has locked its disk
 moves:the guest moves after all that failed with the device state
 killed_commit:migr receive is killed with COMMIT on its way
 killed_committed:migr receive is killed when it has COMMIT
@@ -57,6 +59,9 @@ cases=$(wanted_cases "$all_cases" moves | awk -F: '$1 != last { print; last = $1
 # The number and the name of the case: its files end so.
 case=
 
+# No device has it: it is there to be locked.
+disk=/run/disk
+
 # Tell the other host how far this one is, and wait for its word.
 tell() {
 	touch "$MIGR_OUT/$1.$case"
@@ -69,7 +74,7 @@ told() {
 # The guest as it is started, or arrives. Arguments: memory, console.
 command_of() {
 	guest_command traveller "$2" "$1" migr.fill=48M migr.rate=300
-	guest+=(-monitor pipe:/run/monitor)
+	guest+=(-monitor pipe:/run/monitor -drive "if=none,format=raw,file=$disk")
 }
 
 # Tell QEMU something, for people: its other monitors belong to migr.
@@ -281,11 +286,20 @@ leave_killed_send() {
 	send_begin && send_reaches passes && send_killed
 }
 
-leave_interrupted() {
+# Arguments: signal, exit status.
+signalled_send() {
 	slow
 	send_begin && send_reaches passes || return 1
-	kill -TERM "$send"
-	send_ended 143 'cancelled.*runs on here'
+	kill "-$1" "$send"
+	send_ended "$2" 'cancelled.*runs on here'
+}
+
+leave_interrupted() {
+	signalled_send INT 130
+}
+
+leave_terminated() {
+	signalled_send TERM 143
 }
 
 leave_tracked() {
@@ -346,6 +360,22 @@ leave_killed_send_state() {
 	send_begin && send_reaches state || return 1
 	send_killed
 	tell act
+}
+
+# QEMU lets go of the disk when it has saved its state, and wants it back to go on.
+leave_stuck() {
+	local holder
+
+	send_begin && send_reaches state || return 1
+	"$top/build/vm/hold_lock" $disk "$MIGR_OUT/locked.$case" &
+	holder=$!
+	"$here/await" "$MIGR_OUT/locked.$case" 30 || return 1
+	tell act
+	send_ended 4 '"outcome":"stuck".*"error":".*could not be resumed here: .*lock' || return 1
+	[ "$(guest_status)" = 'VM status: paused (postmigrate)' ] || return 1
+	kill $holder
+	wait $holder
+	[ $? -eq 143 ] && monitor cont
 }
 
 # A link so long that COMMIT can be overtaken.
@@ -483,6 +513,10 @@ arrive_interrupted() {
 	arrive_cut
 }
 
+arrive_terminated() {
+	arrive_cut
+}
+
 arrive_tracked() {
 	arrive_cut
 }
@@ -527,6 +561,10 @@ arrive_killed_send_state() {
 	receive_does_not_load && told act || return 1
 	kill -CONT "$loader"
 	receive_failed
+}
+
+arrive_stuck() {
+	arrive_killed_state
 }
 
 arrive_killed_commit() {
@@ -591,6 +629,7 @@ do_cases() {
 
 	address=$3
 	other=$4
+	truncate -s 1M $disk
 	mkfifo /run/monitor.in /run/monitor.out
 	# Kept open: neither side waits for the other, and what was said stays.
 	exec 4<>/run/monitor.in
