@@ -21,6 +21,9 @@ disk=/dev/dm-0
 break_rule=/sys/module/migr/parameters/break_rule
 # Of the guest's journey, the leg that it is on.
 leg=
+# Sizes of what it gives up: to the balloon, and when it reports free pages.
+page=1000
+range='[2-8]00000'
 
 # Memory, whose reads take so many milliseconds.
 disk_table() {
@@ -41,8 +44,8 @@ disk_takes() {
 
 # The guest, with a monitor of its own. It is to wait for its disk most of the
 # time, so it checks little at a time, and what it gives to the balloon is not to
-# be zero before. Arguments: a name for this leg of its
-# journey, how its disk is read.
+# be zero before. What it gives up is logged where no line waits for our host.
+# Arguments: a name for this leg of its journey, how its disk is read.
 leg_command() {
 	guest_command traveller "$MIGR_OUT/console.$1" 256M \
 		migr.fill=16M migr.rate=300 migr.check=3000 migr.disk=/dev/vda migr.drivers migr.churn \
@@ -52,12 +55,12 @@ leg_command() {
 		-device virtio-blk-pci,drive=disk
 		-device virtio-balloon-pci,free-page-reporting=on
 		-chardev "pipe,id=monitor,path=/run/monitor.$1" -mon chardev=monitor,mode=control
-		-D "$MIGR_OUT/discards.$1" -trace ram_block_discard_range)
+		-D "/run/discards.$1" -trace ram_block_discard_range)
 }
 
-# How many pieces of that many bytes, a pattern, have been given up.
+# How many pieces of a size have been given up. Arguments: the leg, the size.
 discards() {
-	grep -acE "\+ 0x($2): .*ret: 0" "$MIGR_OUT/discards.$1"
+	grep -acE "\+ 0x$2: .*ret: 0" "/run/discards.$1"
 }
 
 # Opened for both, so that it does not wait for a QEMU that is gone.
@@ -65,17 +68,42 @@ monitor() {
 	echo "$2" 1<> "/run/monitor.$1.in"
 }
 
+# How many MiB the balloon is to leave the guest. Arguments: the leg, MiB.
+balloon() {
+	# Refused if it has been said before.
+	monitor "$1" '{"execute": "qmp_capabilities"}'
+	monitor "$1" "{\"execute\": \"balloon\", \"arguments\": {\"value\": $(($2 << 20))}}"
+}
+
 # The balloon grows and shrinks as long as a process runs. Arguments: the process,
 # the leg the guest is on.
 balloon_while() {
 	local size=176
 
-	monitor "$2" '{"execute": "qmp_capabilities"}'
 	while kill -0 "$1" 2>/dev/null; do
-		monitor "$2" "{\"execute\": \"balloon\", \"arguments\": {\"value\": $((size << 20))}}"
+		balloon "$2" $size
 		size=$((432 - size))
 		sleep 1
 	done
+}
+
+# Hold a move up when all has been sent once, until the guest has given up a piece of
+# each size; not as long as the destination's patience. Arguments: the sender, its
+# output, the leg the guest is on, the sizes.
+hold_up() {
+	local pid=$1 output=$2 from=$3 size before end
+
+	shift 3
+	await_line "$output" '"pass":[2-9]' 60 "$pid" || return
+	kill -STOP "$pid"
+	end=$((SECONDS + 20))
+	for size; do
+		before=$(discards "$from" "$size")
+		until [ "$(discards "$from" "$size")" -gt "$before" ] || [ $SECONDS -ge $end ]; do
+			sleep 0.1
+		done
+	done
+	kill -CONT "$pid"
 }
 
 # The disk is slow once the guest has filled it. Arguments: the guest's first leg,
@@ -87,10 +115,12 @@ start_guest() {
 		disk_takes 200 && guest_is_well "$MIGR_OUT/console.$leg" 90
 }
 
-# Arguments: the next leg, how the disk is read there.
+# Arguments: the next leg, how the disk is read there, and the sizes of what the guest
+# is to give up meanwhile.
 send() {
 	local to=$1 aio=$2 pid send
 
+	shift 2
 	# The only one on this host.
 	pid=$(pgrep -x qemu-system-x86)
 	leg_command "$to" "$aio"
@@ -101,7 +131,8 @@ send() {
 	"$migr" send --json --verify --downtime-limit 1 --pass-limit 10 "$pid" 127.0.0.1 \
 		> "$MIGR_OUT/send.$to" &
 	send=$!
-	balloon_while $send "$leg"
+	[ $# -eq 0 ] || hold_up $send "$MIGR_OUT/send.$to" "$leg" "$@" &
+	[[ " $* " != *" $page "* ]] || balloon_while $send "$leg"
 	wait $send || return 1
 	wait $receive || { cat "$MIGR_OUT/receive.$to"; return 1; }
 	# Only what was started here is a child of this shell.
@@ -109,41 +140,47 @@ send() {
 	leg=$to
 }
 
-# Arguments: as above.
+# Arguments: the next leg, how the disk is read there.
 move() {
-	local from=$leg to=$1 before status
+	local from=$leg to=$1 pages ranges status
 
-	before=$(discards "$from" 1000)
-	send "$@"
+	pages=$(discards "$from" $page)
+	ranges=$(discards "$from" "$range")
+	send "$@" $page "$range"
 	status=$?
+	pages=$(($(discards "$from" $page) - pages))
+	ranges=$(($(discards "$from" "$range") - ranges))
 	echo "# $(json_field "$MIGR_OUT/send.$to" result passes) passes," \
 		"$(json_field "$MIGR_OUT/send.$to" result pinned_pages) pages for the disk," \
-		"$(($(discards "$from" 1000) - before)) pages for the balloon meanwhile," \
-		"$(discards "$from" '[2-8]00000') reported ranges"
+		"meanwhile $pages pages for the balloon, $ranges reported ranges"
 	if [ $status -ne 0 ] ||
 	   [ "$(json_field "$MIGR_OUT/send.$to" result ram_identical)" != true ]; then
 		tail -n 1 "$MIGR_OUT/send.$to"
 		return 1
 	fi
-	[ "$(discards "$from" 1000)" -gt "$before" ] || { echo "# the balloon took nothing"; return 1; }
-	if grep -aqE 'ret: -' "$MIGR_OUT/discards.$from"; then
-		echo "# not given up: $(grep -aE -m 1 'ret: -' "$MIGR_OUT/discards.$from")"
+	[ $pages -gt 0 ] || { echo "# the balloon took nothing"; return 1; }
+	[ $ranges -gt 0 ] || { echo "# no free pages were reported"; return 1; }
+	if grep -aqE 'ret: -' "/run/discards.$from"; then
+		echo "# not given up: $(grep -aE -m 1 'ret: -' "/run/discards.$from")"
 		return 1
 	fi
+	# It need not be busy with that.
+	balloon "$to" 256
 	guest_is_well "$MIGR_OUT/console.$to" 120
 }
 
-# With nobody looking for holders of pages (rule 4) the memory of the two sides
-# differs, and the guest stays. If nothing was being read at the wrong moment, it
-# has moved, and moves again. Argument: how the disk is read, here and there.
-loses_reads() {
-	local aio=$1 to try
+# With a rule broken the memory of the two sides differs, and the guest stays. If
+# nothing happened at the wrong moment, it has moved, and moves again. Arguments: the
+# rule, how the disk is read, here and there, and the sizes of what is given up.
+must_differ() {
+	local rule=$1 aio=$2 to try
 
-	echo 4 > $break_rule
+	shift 2
+	echo "$rule" > $break_rule
 	for ((try = 1; try <= 5; try++)); do
-		to=$aio.$try
-		send "$to" "$aio" && continue
-		echo "# rule 4 broken: attempt $try failed"
+		to=rule$rule.$aio.$try
+		send "$to" "$aio" "$@" && continue
+		echo "# rule $rule broken: attempt $try failed"
 		if [ "$(json_field "$MIGR_OUT/send.$to" error ram_identical)" != false ]; then
 			tail -n 1 "$MIGR_OUT/send.$to"
 			return 1
@@ -187,10 +224,10 @@ host() {
 	kill -KILL "$(pgrep -x qemu-system-x86)"
 	# Now a read is in flight at the pause most times, however slow the guest is.
 	load_test_module && start_guest broken && disk_takes 3000 || return 1
-	loses_reads native
+	must_differ 4 native
 	result $((n + 3)) $? "what aio=native reads is lost if rule 4 is broken" || return 1
 	send uring io_uring || return 1
-	loses_reads io_uring
+	must_differ 4 io_uring
 	result $((n + 4)) $? "what aio=io_uring reads is lost if rule 4 is broken"
 }
 
