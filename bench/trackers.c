@@ -309,6 +309,7 @@ static const struct facility facilities[] = {
 static void arena_start(struct arena *a, const struct facility *f, unsigned long pages)
 {
 	memset(a, 0, sizeof(*a));
+	a->fd = -1;
 	a->m = f->region ? mem_new(pages) : memfd_new(pages);
 	a->dirty = private_alloc(bitmap_bytes(a));
 	memset(a->dirty, 0, bitmap_bytes(a));
@@ -590,7 +591,7 @@ static const struct {
 	size_t nr;
 } tests[] = {
 	{ "pages", test_pages, ARRAY_SIZE(facilities) },
-	{ "sparse", test_sparse, 3 },
+	{ "sparse", test_sparse, ARRAY_SIZE(facilities) },
 	{ "idle", test_idle, 2 },
 	{ "memory", test_memory, 2 },
 	{ "guest", test_guest, 2 },
