@@ -18,6 +18,7 @@
 
 #define LENGTH		(4u << 20)
 #define STATE_BYTES	(3u << 20)	/* more than one message */
+#define LATE_US		1000000ull
 #define TIMEOUT_MS	1000
 
 /* A VM of the test, on either side, and what shall fail. */
@@ -369,6 +370,27 @@ static void test_moves(void **state)
 	assert_int_equal(f->source.last_phase, MIGR_PHASE_DONE);
 	assert_int_equal(f->destination.last_phase, MIGR_PHASE_DONE);
 	assert_int_equal(fake_stream_flags, 0);
+}
+
+/* It is still busy with what was before, and then is not. */
+static void *run_late_destination(void *arg)
+{
+	usleep(LATE_US);
+	return run_destination(arg);
+}
+
+/* A first answer that took so long says nothing of the link. */
+static void test_late_hello(void **state)
+{
+	struct fixture *f = *state;
+
+	f->options.timeout_ms = 10 * LATE_US / 1000;
+	assert_int_equal(pthread_create(&f->thread, NULL, run_late_destination, f), 0);
+	run_source(f);
+	pthread_join(f->thread, NULL);
+	assert_moved(f);
+	assert_true(f->source.result.total_ns > LATE_US * 1000);
+	assert_true(f->source.result.predicted_downtime_ns < 2 * LATE_US * 1000);
 }
 
 static void test_copies(void **state)
@@ -875,7 +897,7 @@ int main(void)
 {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
 	const struct CMUnitTest tests[] = {
-		TEST(test_moves), TEST(test_copies),
+		TEST(test_moves), TEST(test_late_hello), TEST(test_copies),
 		TEST(test_state_overtakes_passes), TEST(test_again_after_failure),
 		TEST(test_restless), TEST(test_reports), TEST(test_forgets_to_report),
 		TEST(test_reports_late), TEST(test_collect_fails), TEST(test_nobody_reports),
