@@ -70,6 +70,9 @@ struct test_case {
 #define CASE(fn)		{ #fn, fn, 30 }
 #define CASE_WITHIN(fn, s)	{ #fn, fn, s }
 
+/* What may be waited for may take so many times longer: there are slow kernels. */
+static unsigned int test_patience = 1;
+
 /* Where a case leaves the reason why it was skipped; shared with the runner. */
 static char *test_skip_reason;
 #define TEST_REASON_MAX 256
@@ -184,7 +187,7 @@ static inline __u64 thread_cpu_ns(void)
 
 static inline __u64 deadline_in(unsigned int seconds)
 {
-	return now_ns() + seconds * 1000000000ULL;
+	return now_ns() + seconds * test_patience * 1000000000ULL;
 }
 
 /* Between two looks at a condition that somebody else makes true. */
@@ -217,7 +220,7 @@ static inline void dump_stacks(pid_t group)
 				dump_stacks(getpgrp());			\
 				test_fail(__FILE__, __LINE__,		\
 					  "after %u s still not: %s",	\
-					  limit_, #cond);		\
+					  limit_ * test_patience, #cond); \
 			}						\
 			poll_pause();					\
 		}							\
@@ -581,7 +584,7 @@ static inline void thread_join_within(pthread_t thread, unsigned int seconds,
 	int err;
 
 	clock_gettime(CLOCK_REALTIME, &ts);
-	ts.tv_sec += seconds;
+	ts.tv_sec += seconds * test_patience;
 	err = pthread_timedjoin_np(thread, NULL, &ts);
 	CHECK(!err, "%s: %s", what, strerror(err));
 }
@@ -732,8 +735,8 @@ static inline void socket_timeout(int fd, unsigned int ms)
 static inline void unix_pair(int fd[2])
 {
 	SYS(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fd));
-	socket_timeout(fd[0], 20000);
-	socket_timeout(fd[1], 20000);
+	socket_timeout(fd[0], 20000 * test_patience);
+	socket_timeout(fd[1], 20000 * test_patience);
 }
 
 static inline void loopback_up(void)
@@ -763,10 +766,10 @@ static inline void tcp_pair(int fd[2])
 	SYS(listen(listener, 1));
 	SYS(getsockname(listener, (struct sockaddr *)&sin, &len));
 	fd[0] = (int)SYS(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-	socket_timeout(fd[0], 20000);
+	socket_timeout(fd[0], 20000 * test_patience);
 	SYS(connect(fd[0], (struct sockaddr *)&sin, sizeof(sin)));
 	fd[1] = (int)SYS(accept4(listener, NULL, NULL, SOCK_CLOEXEC));
-	socket_timeout(fd[1], 20000);
+	socket_timeout(fd[1], 20000 * test_patience);
 	SYS(setsockopt(fd[0], IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one)));
 	SYS(setsockopt(fd[1], IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one)));
 	close(listener);
@@ -874,7 +877,7 @@ static inline int case_run(const struct test_case *c)
 		_exit(TEST_PASS);
 	}
 	setpgid(pid, pid);
-	result = case_wait(pid, c->timeout_s);
+	result = case_wait(pid, c->timeout_s * test_patience);
 	if (!refcnt_returns_to(refs)) {
 		diag("module references: %d before, %d after", refs, module_refcnt());
 		return TEST_FAIL;
@@ -886,13 +889,15 @@ static inline int case_run(const struct test_case *c)
 static inline int test_main(const struct test_case *cases, size_t nr, int argc, char **argv)
 {
 	unsigned int passed = 0, failed = 0, skipped = 0, number = 0;
-	const char *seed = getenv("MIGR_SEED");
+	const char *seed = getenv("MIGR_SEED"), *patience = getenv("MIGR_PATIENCE");
 	size_t i;
 	int fd, a;
 
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	if (seed)
 		test_seed = strtoull(seed, NULL, 0);
+	if (patience)
+		test_patience = (unsigned int)atoi(patience);
 	test_skip_reason = mmap(NULL, TEST_REASON_MAX, PROT_READ | PROT_WRITE,
 				MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	printf("KTAP version 1\n");
