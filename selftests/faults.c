@@ -3,30 +3,37 @@
  * Each call of the module that can fail does so in turn: the first one in an
  * operation, then the second, until the operation gets by without. A failed
  * operation says why, leaves nothing behind and loses no write, and succeeds
- * when it is tried again. Needs the module built for tests.
+ * when it is tried again. Needs the module built for tests. Where the kernel can
+ * inject failures, so does each allocation and copy that it makes for the operation.
  */
 #include "migration.h"
 
 #define PARAMETER	"/sys/module/migr/parameters/fail_nth"
+#define FAIL_NTH	"/proc/thread-self/fail-nth"
+#define DEBUG		"/sys/kernel/debug/"
 /* More than any operation here has. */
-#define CALLS_MAX	100
+#define CALLS_MAX	1000
 /* Two chunks and a part of one. */
 #define PAGES		(2 * MIGR_CHUNK_PAGES + 100)
+
+/* The file that takes the number of the call that is to fail. */
+static int nth;
 
 static void fail_nth(unsigned int n)
 {
 	char text[16];
+	int length = snprintf(text, sizeof(text), "%u", n);
 
-	CHECK(!access(PARAMETER, F_OK), "this module cannot fail on demand: not built for tests");
-	snprintf(text, sizeof(text), "%u", n);
-	CHECK(file_write(PARAMETER, text), "%s: %s", PARAMETER, strerror(errno));
+	/* What fails may be this very call, which was told to by the one before. */
+	while (pwrite(nth, text, (size_t)length, 0) != length)
+		CHECK_EQ(errno, EFAULT);
 }
 
 /* Whether the one that was to fail has; none does any more. */
 static bool has_failed(void)
 {
-	char text[16];
-	bool failed = !atoi(file_read(PARAMETER, text, sizeof(text)));
+	char text[16] = "";
+	bool failed = pread(nth, text, sizeof(text) - 1, 0) > 0 && !atoi(text);
 
 	fail_nth(0);
 	return failed;
@@ -53,22 +60,43 @@ static void close_made(void *arg, long ret)
 		SYS(close((int)ret));
 }
 
-/* At least @calls of those that can fail make the operation fail. */
-static void each_fails(const struct operation *op, void *arg, unsigned int calls)
+/* Success, or an error that says what failed, here or at the other end. */
+static bool may_be(long ret)
 {
-	int refs = module_refcnt(), fds = open_fd_count();
+	switch (ret) {
+	case -ENOMEM:
+	case -ENFILE:
+	case -EMFILE:
+	case -EINTR:
+	case -EFAULT:
+	case -ENOBUFS:
+	case -ECONNRESET:
+	/* This is how shmem says that it gets no inode. */
+	case -ENOSPC:
+		return true;
+	default:
+		return ret >= 0;
+	}
+}
+
+static void each_of(const char *file, const struct operation *op, void *arg,
+		    unsigned int calls)
+{
 	unsigned int n, failures = 0;
+	int refs, fds;
 	bool failed;
 	long ret;
 
+	nth = (int)SYS(open(file, O_RDWR | O_CLOEXEC));
+	refs = module_refcnt();
+	fds = open_fd_count();
 	for (n = 1; n < CALLS_MAX; n++) {
 		op->prepare(arg);
 		fail_nth(n);
 		ret = op->run(arg);
 		failed = has_failed();
 		op->finish(arg, ret);
-		CHECK(ret >= 0 || ret == -ENOMEM || ret == -ENFILE || ret == -EMFILE ||
-		      ret == -EINTR, "call %u: %s", n, strerror((int)-ret));
+		CHECK(may_be(ret), "call %u: %s", n, strerror((int)-ret));
 		failures += ret < 0;
 		CHECK(refcnt_returns_to(refs), "call %u: %d references, not %d", n,
 		      module_refcnt(), refs);
@@ -80,6 +108,36 @@ static void each_fails(const struct operation *op, void *arg, unsigned int calls
 	CHECK(n > 1, "it called nothing that can fail");
 	diag("%u of %u calls made it fail", failures, n - 1);
 	CHECK(failures >= calls, "only %u failures, not %u", failures, calls);
+	SYS(close(nth));
+}
+
+/* The kernel fails allocations of any size and kind, and copies; it need not tell. */
+static void kernel_fails_all(void)
+{
+	static const char * const settings[][2] = {
+		{ DEBUG "failslab/ignore-gfp-wait", "N" },
+		{ DEBUG "failslab/verbose", "0" },
+		{ DEBUG "fail_page_alloc/ignore-gfp-wait", "N" },
+		{ DEBUG "fail_page_alloc/min-order", "0" },
+		{ DEBUG "fail_page_alloc/verbose", "0" },
+		{ DEBUG "fail_usercopy/verbose", "0" },
+	};
+	size_t i;
+
+	for (i = 0; i < ARRAY_SIZE(settings); i++)
+		CHECK(file_write(settings[i][0], settings[i][1]), "%s: %s", settings[i][0],
+		      strerror(errno));
+}
+
+/* At least @calls of those of the module that can fail make the operation fail. */
+static void each_fails(const struct operation *op, void *arg, unsigned int calls)
+{
+	CHECK(!access(PARAMETER, F_OK), "this module cannot fail on demand: not built for tests");
+	each_of(PARAMETER, op, arg, calls);
+	if (!access(FAIL_NTH, F_OK)) {
+		kernel_fails_all();
+		each_of(FAIL_NTH, op, arg, 1);
+	}
 }
 
 /* ---- regions ---- */
@@ -98,10 +156,13 @@ static void creating_a_region(void)
 
 static long map_device(void *arg)
 {
-	int dev = (int)CALL(dev_open());
-	void *p = mmap(NULL, PAGES * TEST_PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, dev, 0);
-	int error = errno;
+	int dev = dev_open(), error;
+	void *p;
 
+	if (dev < 0)
+		return dev;
+	p = mmap(NULL, PAGES * TEST_PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, dev, 0);
+	error = errno;
 	SYS(close(dev));
 	*(void **)arg = p;
 	return p == MAP_FAILED ? -error : 0;
@@ -334,15 +395,6 @@ static void adding_a_stream(void)
 	each_fails(&(struct operation){ prepare_stream, add_stream, close_stream }, &move, 3);
 }
 
-static void prepare_move(void *arg)
-{
-	struct move *move = arg;
-
-	SYS(fallocate(move->to.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0,
-		      move->to.len));
-	link_open(&move->link, unix_pair, 0, &move->from, &move->to, 1);
-}
-
 static void *receive(void *arg)
 {
 	struct link *l = arg;
@@ -353,6 +405,16 @@ static void *receive(void *arg)
 	return NULL;
 }
 
+static void prepare_move(void *arg)
+{
+	struct move *move = arg;
+
+	SYS(fallocate(move->to.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0,
+		      move->to.len));
+	link_open(&move->link, unix_pair, 0, &move->from, &move->to, 1);
+	move->link.receiver = thread_start(receive, &move->link);
+}
+
 /* All of it in one pass. What a lock that is not taken ends can be resumed. */
 static long migrate(void *arg)
 {
@@ -360,20 +422,21 @@ static long migrate(void *arg)
 	struct link *l = &move->link;
 	long ret;
 
-	l->receiver = thread_start(receive, l);
 	ret = migration_pass(l->source, MIGR_PASS_LAST);
 	while (!ret && (ret = stream_run(l->source_stream)) == -EINTR)
 		ret = 0;
 	if (ret)
 		SYS(shutdown(l->sock[0], SHUT_RDWR));
-	thread_join_within(l->receiver, 25, "the destination's run");
-	return ret == -ECONNRESET ? l->received : ret;
+	return ret;
 }
 
 static void end_move(void *arg, long ret)
 {
 	struct move *move = arg;
 
+	thread_join_within(move->link.receiver, 25, "the destination's run");
+	CHECK(may_be(move->link.received), "the destination: %s",
+	      strerror(-move->link.received));
 	link_close(&move->link);
 	if (!ret)
 		CHECK_EQ(first_difference(move->from.p, move->to.p, move->from.len), -1);
@@ -392,10 +455,10 @@ static void migrating(void)
 static long write_limited(void *arg)
 {
 	struct tracked *t = arg;
+	int ret = limit_set(t->tracker, MIGR_TRACKER_LIMIT, 1000000);
 
-	CALL(limit_set(t->tracker, MIGR_TRACKER_LIMIT, 1000000));
 	write_some(t, t->mem.p);
-	return 0;
+	return ret;
 }
 
 static void check_limited(void *arg, long ret)
