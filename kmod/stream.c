@@ -391,10 +391,15 @@ static int step_send_done(struct migr_stream *stream)
 {
 	int ret;
 
-	ret = stream_send(stream, 0);
+	ret = migr_may_fail(stream_send(stream, 0), -ENOBUFS);
 	if (ret == -ERESTARTSYS || ret == -EINTR)
 		return ret;
-	/* If it cannot be said: all is there, and others may say it. */
+	/*
+	 * If it cannot be said: all is there, and others may say it. Here the
+	 * peer shall not wait for it.
+	 */
+	if (ret)
+		stream->transport->ops->shutdown(stream->transport);
 	stream->step = STEP_DONE;
 	return 0;
 }
