@@ -4,6 +4,7 @@
 # make module     migr.ko for the running kernel, or the one of KDIR
 # make install    all of these, below DESTDIR and prefix
 # make check      all tests (TESTS='pattern ...' for some of them)
+# make debug      tests on a kernel with KASAN, lockdep and kmemleak
 # make fuzz       the parsers of what a peer sends, for FUZZ_SECONDS each
 # make bench      migr beside its peers (SUITE=tracking for one)
 # make demo       migrate a running guest between two hosts, and show it
@@ -34,7 +35,7 @@ say = $(if $(V),,@printf '  %-7s %s\n' $(1) $(2))
 .DELETE_ON_ERROR:
 .SECONDARY:
 .PHONY: FORCE all lib tools module modules install selftests unit guest deps \
-	kernels check fuzz demo bench lint clean
+	kernels check debug fuzz demo bench lint clean
 
 all: lib tools
 
@@ -107,6 +108,10 @@ $(KERNELS:%=kmod-%): kmod-%: kernels
 
 $(KERNELS:%=kmod-%-test): kmod-%-test: kernels
 	$(call build_module,$@,$(CACHE)/kernels/$*/build,KCFLAGS=-Werror MIGR_TEST=y)
+
+.PHONY: debug-kernel kmod-debug kmod-debug-test
+kmod-debug kmod-debug-test: kmod-%: debug-kernel
+	$(call build_module,$@,$(CACHE)/kernels/debug/build,KCFLAGS=-Werror $(if $(findstring test,$@),MIGR_TEST=y))
 
 module:
 	$(call build_module,kmod,$(KDIR),)
@@ -225,6 +230,16 @@ $B/guest/cmdline: Makefile
 check: kernels
 	$(Q)$(MAKE) --no-print-directory all unit modules selftests guest
 	$(Q)selftests/run $(TESTS)
+
+debug-kernel: deps
+	$(Q)selftests/deps bc bison flex libelf-dev
+	$(Q)selftests/vm/kernels debug
+
+debug: debug-kernel
+	$(Q)$(MAKE) --no-print-directory selftests kmod-debug kmod-debug-test
+	$(Q)MIGR_KERNELS=debug MIGR_PATIENCE=20 MIGR_PROGRAM_TIMEOUT=1200 \
+		MIGR_BOOT_TIMEOUT=5400 selftests/run --in-kernels \
+		$(or $(TESTS),dma faults hot mappings migrate misuse region streams trace track)
 
 fuzz: deps
 	$(Q)FUZZ_SECONDS=$(or $(FUZZ_SECONDS),60) selftests/fuzz.sh
