@@ -12,6 +12,7 @@
 #include <linux/uaccess.h>
 #include <linux/migr.h>
 
+#include "compress.h"
 #include "device.h"
 #include "inject.h"
 #include "limiter.h"
@@ -123,13 +124,16 @@ static int device_info(struct migr_ucmd *ucmd)
 {
 	struct migr_info *info = ucmd->cmd;
 
-	if (info->flags)
+	if (info->flags & ~MIGR_INFO_COMPRESSIONS)
 		return -EOPNOTSUPP;
+	if (info->__reserved)
+		return -EINVAL;
 	info->abi_version = MIGR_ABI_VERSION;
 	info->wire_version = MIGR_WIRE_VERSION;
 	info->page_size = PAGE_SIZE;
 	info->chunk_pages = MIGR_CHUNK_PAGES;
 	info->region_max = MIGR_REGION_SIZE_MAX;
+	info->compressions = info->flags ? migr_compressions() : 0;
 	return migr_ucmd_respond(ucmd);
 }
 

@@ -457,6 +457,11 @@ static void add_counts(struct migr_counts *to, const struct migr_counts *from)
 	to->hole += from->hole;
 	to->pinned += from->pinned;
 	to->bytes += from->bytes;
+	to->compressed += from->compressed;
+	to->incompressible += from->incompressible;
+	to->plain += from->plain;
+	to->packed += from->packed;
+	to->compress_ns += from->compress_ns;
 }
 
 /**
@@ -625,7 +630,10 @@ static int migration_ioctl_add_stream(struct migr_ucmd *ucmd)
 		return -EOPNOTSUPP;
 	if (add->flags && migration->role != MIGR_ROLE_SOURCE)
 		return -EOPNOTSUPP;
-	if (add->id >= MIGR_STREAM_IDS || add->__reserved)
+	if (add->id >= MIGR_STREAM_IDS || add->__reserved ||
+	    add->compression_cpu > 100)
+		return -EINVAL;
+	if (add->compression_cpu && migration->role != MIGR_ROLE_SOURCE)
 		return -EINVAL;
 
 	ret = mutex_lock_killable(&migration->setup);
@@ -638,8 +646,7 @@ static int migration_ioctl_add_stream(struct migr_ucmd *ucmd)
 	ret = migr_ucmd_reserve_fd(ucmd, &add->fd);
 	if (ret)
 		goto out;
-	file = migr_stream_create(migration, add->socket_fd, add->id,
-				  add->flags & MIGR_STREAM_COPY);
+	file = migr_stream_create(migration, add);
 	ret = migr_ucmd_install_fd(add->fd, file);
 out:
 	mutex_unlock(&migration->setup);
@@ -781,6 +788,12 @@ static void fill_status(struct migr_migration *migration,
 	status->pass_wire_bytes = in_pass->bytes;
 	status->limit = limit.pages_per_second;
 	status->slept_ns = limit.slept_ns;
+	status->compressed_chunks = total->compressed;
+	status->incompressible_chunks = total->incompressible;
+	status->compressed_bytes = total->plain;
+	status->compressed_wire_bytes = total->packed;
+	status->compression_ns = total->compress_ns;
+	status->pass_saved_bytes = in_pass->plain - in_pass->packed;
 	if (migration->role == MIGR_ROLE_SOURCE) {
 		if (!migration->pass)
 			status->dirty_pages = status->total_pages;

@@ -67,6 +67,11 @@ struct migr_unacked {
  * @hole: pages that had no memory
  * @pinned: pages that may still be written by DMA
  * @bytes: on the wire
+ * @compressed: 1 if it is compressed
+ * @incompressible: 1 if that was tried, and is not worth it
+ * @plain: bytes that were compressed
+ * @packed: and what became of them
+ * @compress_ns: time that it took
  */
 struct migr_counts {
 	u64 data;
@@ -74,6 +79,11 @@ struct migr_counts {
 	u64 hole;
 	u64 pinned;
 	u64 bytes;
+	u64 compressed;
+	u64 incompressible;
+	u64 plain;
+	u64 packed;
+	u64 compress_ns;
 };
 
 /**

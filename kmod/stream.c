@@ -20,6 +20,7 @@
 #include <linux/uio.h>
 
 #include "compat.h"
+#include "compress.h"
 #include "device.h"
 #include "dirty.h"
 #include "inject.h"
@@ -159,8 +160,6 @@ static void put_head(struct migr_stream *stream)
 	unsigned int i;
 
 	if (stream->frame.type == MIGR_WIRE_CHUNK) {
-		stream->frame.length = sizeof(*masks) +
-				       stream->nr_bvecs * PAGE_SIZE;
 		for (i = 0; i < ARRAY_SIZE(masks->data); i++) {
 			masks->data[i] = cpu_to_le64(stream->data[i]);
 			masks->zero[i] = cpu_to_le64(stream->zero[i]);
@@ -214,6 +213,22 @@ static int collect_chunk(struct migr_stream *stream, struct migr_member *member,
 	return 0;
 }
 
+/* The pages that were sorted, in as many bytes as they are worth. */
+static void put_pages(struct migr_stream *stream)
+{
+	struct migr_migration *migration = stream->migration;
+	unsigned int bytes = 0;
+
+	if (stream->compressor)
+		bytes = migr_compressor_pack(stream->compressor, stream->bvecs,
+					     stream->nr_bvecs,
+					     max(READ_ONCE(migration->nr_streams),
+						 1U), &stream->counts);
+	stream->frame.compressed = !!bytes;
+	stream->frame.length = sizeof(stream->head.masks) +
+			       (bytes ?: stream->nr_bvecs * PAGE_SIZE);
+}
+
 static int put_chunk(struct migr_stream *stream, struct migr_member *member,
 		     unsigned long chunk)
 {
@@ -233,6 +248,7 @@ static int put_chunk(struct migr_stream *stream, struct migr_member *member,
 		.pass = stream->pass,
 		.value = chunk,
 	};
+	put_pages(stream);
 	put_head(stream);
 	stream->step = STEP_SEND_HEAD;
 	return 0;
@@ -320,6 +336,12 @@ static int step_send_gone(struct migr_stream *stream)
 	return 0;
 }
 
+/* Bytes of a chunk's content that are on the wire. */
+static size_t stream_body(const struct migr_stream *stream)
+{
+	return stream->frame.length - sizeof(stream->head.masks);
+}
+
 static int step_send_head(struct migr_stream *stream)
 {
 	int ret;
@@ -327,7 +349,11 @@ static int step_send_head(struct migr_stream *stream)
 	ret = stream_send(stream, stream->nr_bvecs ? MIGR_SEND_MORE : 0);
 	if (ret)
 		return ret;
-	stream_set_pages(stream, ITER_SOURCE);
+	if (stream->frame.compressed)
+		stream_set_iter(stream, ITER_SOURCE, stream->compressor->packed,
+				stream_body(stream));
+	else
+		stream_set_pages(stream, ITER_SOURCE);
 	stream->step = STEP_SEND_PAGES;
 	return 0;
 }
@@ -336,7 +362,8 @@ static int step_send_pages(struct migr_stream *stream)
 {
 	int ret;
 
-	ret = stream_send(stream, stream->copy ? 0 : MIGR_SEND_LEND);
+	ret = stream_send(stream, stream->copy || stream->frame.compressed ?
+				  0 : MIGR_SEND_LEND);
 	if (ret)
 		return ret;
 	stream_drop_pages(stream);
@@ -431,7 +458,8 @@ static int chunk_arrives(struct migr_stream *stream)
 
 	stream->member = migr_migration_member(stream->migration,
 					       frame->region);
-	if (!stream->member || frame->value >= stream->member->nr_chunks)
+	if (!stream->member || frame->value >= stream->member->nr_chunks ||
+	    (frame->compressed && !stream->compressor))
 		return -EPROTO;
 	stream_set_iter(stream, ITER_DEST, &stream->head.masks,
 			sizeof(stream->head.masks));
@@ -532,6 +560,31 @@ static int step_recv_masks(struct migr_stream *stream)
 	stream->next = find_first_bit(stream->data, MIGR_CHUNK_PAGES);
 	stream->filled = 0;
 	stream->step = STEP_RECV_PAGES;
+	if (stream->frame.compressed) {
+		stream_set_iter(stream, ITER_DEST, stream->compressor->packed,
+				stream_body(stream));
+		stream->step = STEP_RECV_PACKED;
+	}
+	return 0;
+}
+
+/* Nothing of a chunk gets into the region before all of it has turned out good. */
+static int step_recv_packed(struct migr_stream *stream)
+{
+	size_t bytes = stream_body(stream);
+	int ret;
+
+	ret = stream_recv(stream);
+	if (ret)
+		return ret;
+	ret = migr_compressor_expand(stream->compressor, bytes,
+				     stream->counts.data);
+	if (ret)
+		return ret;
+	stream->counts.compressed = 1;
+	stream->counts.plain = stream->counts.data * PAGE_SIZE;
+	stream->counts.packed = bytes;
+	stream->step = STEP_RECV_PAGES;
 	return 0;
 }
 
@@ -618,6 +671,25 @@ static int recv_queued(struct migr_stream *stream, unsigned int nr)
 						&stream->iter, 0);
 	give_pages(stream, max(ret, 0));
 	return ret;
+}
+
+/* Copy pages that have been expanded. Returns how many bytes. */
+static int take_expanded(struct migr_stream *stream)
+{
+	const u8 *from = stream->compressor->plain +
+			 bitmap_weight(stream->data, stream->next) * PAGE_SIZE;
+	unsigned int i, nr;
+	int ret;
+
+	ret = take_pages(stream, RECV_PAGES);
+	if (ret)
+		return ret;
+	nr = stream->nr_bvecs;
+	for (i = 0; i < nr; i++)
+		memcpy_to_page(stream->bvecs[i].bv_page, 0,
+			       from + i * PAGE_SIZE, PAGE_SIZE);
+	give_pages(stream, nr * PAGE_SIZE);
+	return nr * PAGE_SIZE;
 }
 
 /* Bytes of the chunk that are still to come, and worth waiting for at once. */
@@ -730,10 +802,22 @@ static int punch_zeroes(struct migr_stream *stream)
 	return 0;
 }
 
-static int step_recv_pages(struct migr_stream *stream)
+static int recv_pages(struct migr_stream *stream)
 {
 	unsigned int nr = 0;
 	int ret = -EAGAIN;
+
+	if (!stream->filled)
+		nr = min(stream->transport->ops->queued(stream->transport) /
+			 PAGE_SIZE, RECV_PAGES);
+	if (nr)
+		ret = recv_queued(stream, nr);
+	return ret == -EAGAIN ? recv_page(stream) : ret;
+}
+
+static int step_recv_pages(struct migr_stream *stream)
+{
+	int ret;
 
 	if (stream->next == MIGR_CHUNK_PAGES) {
 		tell_wrote(stream, stream->data);
@@ -741,13 +825,8 @@ static int step_recv_pages(struct migr_stream *stream)
 		migr_delay();
 		return 0;
 	}
-	if (!stream->filled)
-		nr = min(stream->transport->ops->queued(stream->transport) /
-			 PAGE_SIZE, RECV_PAGES);
-	if (nr)
-		ret = recv_queued(stream, nr);
-	if (ret == -EAGAIN)
-		ret = recv_page(stream);
+	ret = stream->frame.compressed ? take_expanded(stream) :
+					 recv_pages(stream);
 	if (ret <= 0)
 		return ret ?: -ECONNRESET;
 	stream_filled(stream, ret);
@@ -797,6 +876,7 @@ static int (*const stream_steps[])(struct migr_stream *stream) = {
 	[STEP_SEND_DONE] = step_send_done,
 	[STEP_RECV_HEAD] = step_recv_head,
 	[STEP_RECV_MASKS] = step_recv_masks,
+	[STEP_RECV_PACKED] = step_recv_packed,
 	[STEP_RECV_PAGES] = step_recv_pages,
 	[STEP_RECV_END] = step_recv_end,
 	[STEP_RECV_GONE] = step_recv_gone,
@@ -905,6 +985,7 @@ static void stream_free(struct kref *ref)
 	struct migr_stream *stream = container_of(ref, struct migr_stream, ref);
 
 	stream_drop_pages(stream);
+	migr_compressor_free(stream->compressor);
 	stream->transport->ops->free(stream->transport);
 	migr_migration_put(stream->migration);
 	kvfree(stream);
@@ -951,35 +1032,43 @@ static const struct file_operations stream_fops = {
 /**
  * migr_stream_create() - make a stream of a migration
  * @migration: the migration; its regions do not change any more
- * @socket_fd: a connected socket
- * @id: its number
- * @copy: copy pages into the socket instead of lending them
+ * @add: what it is to be
  *
  * Return: its file, or an error pointer, see &struct migr_migration_add_stream.
  */
-struct file *migr_stream_create(struct migr_migration *migration, int socket_fd,
-				u32 id, bool copy)
+struct file *migr_stream_create(struct migr_migration *migration,
+				const struct migr_migration_add_stream *add)
 {
+	struct migr_compressor *compressor = NULL;
 	struct migr_transport *transport;
 	struct migr_stream *stream;
 	struct file *file;
 	int ret;
 
-	transport = migr_socket_open(socket_fd);
-	if (IS_ERR(transport))
-		return ERR_CAST(transport);
+	if (add->compression) {
+		compressor = migr_compressor_create(add->compression,
+						    add->compression_cpu);
+		if (IS_ERR(compressor))
+			return ERR_CAST(compressor);
+	}
+	transport = migr_socket_open(add->socket_fd);
+	if (IS_ERR(transport)) {
+		ret = PTR_ERR(transport);
+		goto err_compressor;
+	}
 	stream = migr_may_fail(kvzalloc(sizeof(*stream), GFP_KERNEL_ACCOUNT),
 			       NULL);
 	if (!stream) {
-		transport->ops->free(transport);
-		return ERR_PTR(-ENOMEM);
+		ret = -ENOMEM;
+		goto err_transport;
 	}
 	kref_init(&stream->ref);
 	kref_get(&migration->ref);
 	stream->migration = migration;
 	stream->transport = transport;
-	stream->id = id;
-	stream->copy = copy;
+	stream->compressor = compressor;
+	stream->id = add->id;
+	stream->copy = add->flags & MIGR_STREAM_COPY;
 	if (migration->role == MIGR_ROLE_DESTINATION)
 		expect_head(stream);
 	file = migr_may_fail(anon_inode_getfile("[migr-stream]", &stream_fops,
@@ -994,5 +1083,11 @@ struct file *migr_stream_create(struct migr_migration *migration, int socket_fd,
 		migr_stream_put(stream);
 	else
 		fput(file);
+	return ERR_PTR(ret);
+
+err_transport:
+	transport->ops->free(transport);
+err_compressor:
+	migr_compressor_free(compressor);
 	return ERR_PTR(ret);
 }

@@ -15,6 +15,7 @@
 #include "wire.h"
 
 struct file;
+struct migr_compressor;
 struct migr_transport;
 
 /**
@@ -23,13 +24,14 @@ struct migr_transport;
  * @STEP_CLAIM: source: claim and collect a chunk, or find out what else is due
  * @STEP_SEND_GONE: source: tell of a dead stream
  * @STEP_SEND_HEAD: source: send a chunk's header and masks
- * @STEP_SEND_PAGES: source: send its pages
+ * @STEP_SEND_PAGES: source: send its pages, compressed or not
  * @STEP_SEND_END: source: ask for all that was sent to be acknowledged
  * @STEP_RECV_ACK: source: wait for the acknowledgment
  * @STEP_SEND_DONE: source: tell that the last pass is complete
  * @STEP_RECV_HEAD: destination: receive a header
  * @STEP_RECV_MASKS: destination: receive a chunk's masks
- * @STEP_RECV_PAGES: destination: receive its pages
+ * @STEP_RECV_PACKED: destination: receive its pages compressed
+ * @STEP_RECV_PAGES: destination: receive its pages, or take those that are expanded
  * @STEP_RECV_END: destination: make its zero pages holes
  * @STEP_RECV_GONE: destination: wait for a dead stream's run to end
  * @STEP_SEND_ACK: destination: acknowledge what has arrived
@@ -47,6 +49,7 @@ enum stream_step {
 	STEP_SEND_DONE,
 	STEP_RECV_HEAD,
 	STEP_RECV_MASKS,
+	STEP_RECV_PACKED,
 	STEP_RECV_PAGES,
 	STEP_RECV_END,
 	STEP_RECV_GONE,
@@ -62,6 +65,7 @@ enum stream_step {
  * @transport: the connection
  * @id: its number
  * @copy: copy pages into the socket instead of lending them
+ * @compressor: what chunks may be compressed with, or NULL
  * @node: in &migr_migration.streams, under the migration's lock
  * @running: a thread runs it; under the migration's lock
  * @gone: it is not to be run any more
@@ -96,6 +100,7 @@ struct migr_stream {
 	struct migr_transport *transport;
 	u32 id;
 	bool copy;
+	struct migr_compressor *compressor;
 	struct list_head node;
 	bool running;
 	bool gone;
@@ -126,8 +131,8 @@ struct migr_stream {
 	struct migr_batch batch;
 };
 
-struct file *migr_stream_create(struct migr_migration *migration, int socket_fd,
-				u32 id, bool copy);
+struct file *migr_stream_create(struct migr_migration *migration,
+				const struct migr_migration_add_stream *add);
 void migr_stream_end(struct migr_stream *stream);
 void migr_stream_put(struct migr_stream *stream);
 

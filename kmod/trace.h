@@ -73,6 +73,24 @@ DECLARE_EVENT_CLASS(migr_chunk,
 		  __entry->zero, __entry->bytes)
 );
 
+/* Pages of a chunk were compressed; @packed is 0 if that was not worth it. */
+TRACE_EVENT(migr_compress,
+	TP_PROTO(unsigned int plain, unsigned int packed, u64 ns),
+	TP_ARGS(plain, packed, ns),
+	TP_STRUCT__entry(
+		__field(unsigned int, plain)
+		__field(unsigned int, packed)
+		__field(u64, ns)
+	),
+	TP_fast_assign(
+		__entry->plain = plain;
+		__entry->packed = packed;
+		__entry->ns = ns;
+	),
+	TP_printk("plain=%u packed=%u ns=%llu", __entry->plain,
+		  __entry->packed, __entry->ns)
+);
+
 /* The socket has taken all of a chunk; @region is its number on the wire. */
 DEFINE_EVENT(migr_chunk, migr_chunk_sent,
 	TP_PROTO(unsigned int region, u64 chunk, unsigned int data,

@@ -25,7 +25,9 @@ void migr_wire_put_hdr(struct migr_wire_hdr *hdr,
 		.magic = cpu_to_le32(MIGR_WIRE_MAGIC),
 		.version = frame->version,
 		.type = frame->type,
-		.flags = cpu_to_le16(frame->last ? MIGR_WIRE_LAST : 0),
+		.flags = cpu_to_le16((frame->last ? MIGR_WIRE_LAST : 0) |
+				     (frame->compressed ?
+				      MIGR_WIRE_COMPRESSED : 0)),
 		.region = cpu_to_le32(frame->region),
 		.pass = cpu_to_le32(frame->pass),
 		.value = cpu_to_le64(frame->value),
@@ -33,11 +35,16 @@ void migr_wire_put_hdr(struct migr_wire_hdr *hdr,
 	};
 }
 
-static bool chunk_length_valid(u32 length)
+static bool chunk_length_valid(const struct migr_wire_frame *frame)
 {
+	u32 length = frame->length;
+
 	if (length < sizeof(struct migr_wire_masks))
 		return false;
 	length -= sizeof(struct migr_wire_masks);
+	if (frame->compressed)
+		return length && length < MIGR_WIRE_CHUNK_PAGES *
+					  MIGR_WIRE_PAGE_SIZE;
 	return length % MIGR_WIRE_PAGE_SIZE == 0 &&
 	       length / MIGR_WIRE_PAGE_SIZE <= MIGR_WIRE_CHUNK_PAGES;
 }
@@ -67,6 +74,7 @@ int migr_wire_get_hdr(const struct migr_wire_hdr *hdr,
 		.version = hdr->version,
 		.type = hdr->type,
 		.last = flags & MIGR_WIRE_LAST,
+		.compressed = !!(flags & MIGR_WIRE_COMPRESSED),
 		.region = le32_to_cpu(hdr->region),
 		.pass = le32_to_cpu(hdr->pass),
 		.value = le64_to_cpu(hdr->value),
@@ -74,7 +82,8 @@ int migr_wire_get_hdr(const struct migr_wire_hdr *hdr,
 	};
 	switch (frame->type) {
 	case MIGR_WIRE_CHUNK:
-		if (flags || !chunk_length_valid(frame->length))
+		if (flags & ~(frame->version == 1 ? 0 : MIGR_WIRE_COMPRESSED) ||
+		    !chunk_length_valid(frame))
 			return -EPROTO;
 		return 0;
 	case MIGR_WIRE_PASS_END:
@@ -105,13 +114,14 @@ int migr_wire_get_hdr(const struct migr_wire_hdr *hdr,
  * @zero: out, likewise: pages that are zero
  *
  * Return: 0, or -EPROTO if a page is in both masks or beyond the region, or
- * there are more or fewer pages than the header's length tells.
+ * there are more or fewer pages than the header's length tells; compressed, not
+ * more than that.
  */
 int migr_wire_get_masks(const struct migr_wire_masks *masks,
 			const struct migr_wire_frame *frame,
 			unsigned int chunk_pages, __u64 *data, __u64 *zero)
 {
-	unsigned int i, pages = 0;
+	unsigned int i, length = sizeof(*masks);
 
 	for (i = 0; i < MASK_WORDS; i++) {
 		unsigned int valid = chunk_pages > i * 64 ?
@@ -122,9 +132,10 @@ int migr_wire_get_masks(const struct migr_wire_masks *masks,
 		zero[i] = le64_to_cpu(masks->zero[i]);
 		if (data[i] & zero[i] || (data[i] | zero[i]) & beyond)
 			return -EPROTO;
-		pages += hweight64(data[i]);
+		length += hweight64(data[i]) * MIGR_WIRE_PAGE_SIZE;
 	}
-	if (frame->length != sizeof(*masks) + pages * MIGR_WIRE_PAGE_SIZE)
+	if (frame->compressed ? frame->length >= length :
+				frame->length != length)
 		return -EPROTO;
 	return 0;
 }

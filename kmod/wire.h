@@ -35,13 +35,16 @@ enum migr_wire_type {
 
 /* Flags of PASS_END and PASS_ACK in version 1, which has one stream and no DONE. */
 #define MIGR_WIRE_LAST		0x1
+/* Flag of CHUNK in version 2, if both sides have agreed on an algorithm. */
+#define MIGR_WIRE_COMPRESSED	0x2
 
 /**
  * struct migr_wire_hdr - begins every frame
  * @magic: %MIGR_WIRE_MAGIC
  * @version: the same in all frames of a stream
  * @type: one of enum migr_wire_type
- * @flags: version 1: %MIGR_WIRE_LAST in the frames of the last pass's end; else 0
+ * @flags: version 1: %MIGR_WIRE_LAST in the frames of the last pass's end; version
+ *	2: CHUNK: %MIGR_WIRE_COMPRESSED or 0; else 0
  * @region: CHUNK: number of the region, else 0
  * @pass: number of the pass, from 1
  * @value: CHUNK: index of the chunk in its region; PASS_END and PASS_ACK: how
@@ -67,7 +70,8 @@ struct migr_wire_hdr {
  * @data: bit n of word n / 64: page n of the chunk follows
  * @zero: likewise: page n of the chunk is all zero
  *
- * A page in neither is unchanged. The pages follow in ascending order.
+ * A page in neither is unchanged. The pages follow in ascending order; with
+ * %MIGR_WIRE_COMPRESSED, compressed together, to fewer bytes.
  */
 struct migr_wire_masks {
 	__le64 data[MIGR_WIRE_CHUNK_PAGES / 64];
@@ -79,6 +83,7 @@ struct migr_wire_masks {
  * @version: as in &migr_wire_hdr
  * @type: likewise
  * @last: %MIGR_WIRE_LAST is set
+ * @compressed: %MIGR_WIRE_COMPRESSED is set
  * @region: likewise
  * @pass: likewise
  * @value: likewise
@@ -88,6 +93,7 @@ struct migr_wire_frame {
 	unsigned int version;
 	unsigned int type;
 	int last;
+	int compressed;
 	__u32 region;
 	__u32 pass;
 	__u64 value;

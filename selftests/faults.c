@@ -360,6 +360,7 @@ struct move {
 	struct mem to;
 	struct link link;
 	int sock[2];
+	__u64 not_compressed;
 };
 
 static void prepare_stream(void *arg)
@@ -393,6 +394,22 @@ static void adding_a_stream(void)
 	struct move move = { .from = mem_new(PAGES) };
 
 	each_fails(&(struct operation){ prepare_stream, add_stream, close_stream }, &move, 3);
+}
+
+static long add_compressed(void *arg)
+{
+	struct move *move = arg;
+
+	return migration_add_stream_compressed(move->link.source, move->sock[0], 0,
+					       MIGR_COMPRESSION_LZ4, 0);
+}
+
+static void adding_a_compressed_stream(void)
+{
+	struct move move = { .from = mem_new(PAGES) };
+
+	/* The compressor, its algorithm, and its memory before and after. */
+	each_fails(&(struct operation){ prepare_stream, add_compressed, close_stream }, &move, 7);
 }
 
 static void *receive(void *arg)
@@ -452,6 +469,38 @@ static void migrating(void)
 	each_fails(&(struct operation){ prepare_move, migrate, end_move }, &move, 7);
 }
 
+static void prepare_compressed(void *arg)
+{
+	struct move *move = arg;
+
+	SYS(fallocate(move->to.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0,
+		      move->to.len));
+	link_open_compressed(&move->link, unix_pair, &move->from, &move->to,
+			     MIGR_COMPRESSION_LZ4, 0);
+	move->link.receiver = thread_start(receive, &move->link);
+}
+
+/* What the algorithm fails to compress is sent as it is. */
+static void end_compressed(void *arg, long ret)
+{
+	struct move *move = arg;
+	struct migr_migration_status st = link_status(move->link.source);
+
+	if (!ret)
+		CHECK_EQ(st.compressed_chunks + st.incompressible_chunks, 1);
+	move->not_compressed += st.incompressible_chunks;
+	end_move(arg, ret);
+}
+
+static void migrating_compressed(void)
+{
+	struct move move = { .from = mem_new(20), .to = mem_new(20) };
+
+	memset(move.from.p, 1, move.from.len);
+	each_fails(&(struct operation){ prepare_compressed, migrate, end_compressed }, &move, 7);
+	CHECK_EQ(move.not_compressed, 1);
+}
+
 static long write_limited(void *arg)
 {
 	struct tracked *t = arg;
@@ -486,7 +535,9 @@ static const struct test_case cases[] = {
 	CASE(merging),
 	CASE(creating_a_migration),
 	CASE(adding_a_stream),
+	CASE(adding_a_compressed_stream),
 	CASE(migrating),
+	CASE(migrating_compressed),
 };
 
 int main(int argc, char **argv)

@@ -32,6 +32,7 @@ bad=(
 	"wire VERSION: a newer version"
 	"wire LAST: LAST in version 2"
 	"wire OLD: GONE or DONE in version 1"
+	"wire COMPRESSED: compressed frames that have no pages, or are of version 1"
 	"wire GONE=flags: flags in GONE"
 	"wire GONE=region: the number of a region in GONE"
 	"wire GONE=length: bytes that follow GONE"
@@ -42,6 +43,7 @@ bad=(
 	"wire OVERLAP: a page in both masks"
 	"wire BEYOND: a page beyond the end of the region"
 	"wire LENGTH: a length that does not fit the masks"
+	"wire LONGER: compressed pages that are longer than they were"
 	"control EMPTY: a message of no bytes"
 	"control LONG: a message that is too long"
 )

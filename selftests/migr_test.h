@@ -263,11 +263,17 @@ static inline int dev_open(void)
 	return fd < 0 ? -errno : fd;
 }
 
-static inline int dev_info(int dev, struct migr_info *info)
+static inline int dev_info_flags(int dev, __u32 flags, struct migr_info *info)
 {
 	memset(info, 0, sizeof(*info));
 	info->size = sizeof(*info);
+	info->flags = flags;
 	return test_ioctl(dev, MIGR_INFO, info);
+}
+
+static inline int dev_info(int dev, struct migr_info *info)
+{
+	return dev_info_flags(dev, 0, info);
 }
 
 static inline int region_create(int dev, __u64 length, const char *name)
@@ -379,17 +385,27 @@ static inline int migration_add_region(int migration, int region, __u32 id)
 	return migration_add_region_flags(migration, region, id, 0);
 }
 
+static inline int migration_add_stream_arg(int migration, struct migr_migration_add_stream arg)
+{
+	int ret;
+
+	arg.size = sizeof(arg);
+	ret = test_ioctl(migration, MIGR_MIGRATION_ADD_STREAM, &arg);
+	return ret ? ret : arg.fd;
+}
+
 static inline int migration_add_stream_id(int migration, int sock, __u32 flags, __u32 id)
 {
-	struct migr_migration_add_stream arg = {
-		.size = sizeof(arg),
-		.flags = flags,
-		.socket_fd = sock,
-		.id = id,
-	};
-	int ret = test_ioctl(migration, MIGR_MIGRATION_ADD_STREAM, &arg);
+	return migration_add_stream_arg(migration, (struct migr_migration_add_stream){
+		.flags = flags, .socket_fd = sock, .id = id });
+}
 
-	return ret ? ret : arg.fd;
+static inline int migration_add_stream_compressed(int migration, int sock, __u32 id,
+						  __u32 compression, __u32 cpu)
+{
+	return migration_add_stream_arg(migration, (struct migr_migration_add_stream){
+		.socket_fd = sock, .id = id, .compression = compression,
+		.compression_cpu = cpu });
 }
 
 static inline int migration_add_stream(int migration, int sock, __u32 flags)

@@ -1185,7 +1185,7 @@ static void bad_frames(void)
 	REFUSE("type 6", EPROTO, chunk, f.head.hdr.type = 6);
 	REFUSE("type 255", EPROTO, chunk, f.head.hdr.type = 255);
 	REFUSE("flags on a chunk", EPROTO, chunk, f.head.hdr.flags = htole16(MIGR_WIRE_LAST));
-	REFUSE("unknown flag on a chunk", EPROTO, chunk, f.head.hdr.flags = htole16(2));
+	REFUSE("unknown flag on a chunk", EPROTO, chunk, f.head.hdr.flags = htole16(4));
 	REFUSE("region 1", EPROTO, chunk, f.head.hdr.region = htole32(1));
 	REFUSE("region 63", EPROTO, chunk, f.head.hdr.region = htole32(63));
 	REFUSE("region 64", EPROTO, chunk, f.head.hdr.region = htole32(64));

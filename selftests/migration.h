@@ -22,9 +22,9 @@ struct link {
 };
 
 /* The regions take the numbers 0, 1, ... on both sides. */
-static inline void link_open_flags(struct link *l, pair_fn pair, __u32 flags,
-				   const struct mem *from, const struct mem *to,
-				   unsigned int regions, __u32 region_flags)
+static inline void link_open_regions(struct link *l, pair_fn pair, const struct mem *from,
+				     const struct mem *to, unsigned int regions,
+				     __u32 region_flags)
 {
 	unsigned int i;
 
@@ -36,6 +36,13 @@ static inline void link_open_flags(struct link *l, pair_fn pair, __u32 flags,
 		CALL(migration_add_region_flags(l->source, from[i].fd, i, region_flags));
 		CALL(migration_add_region(l->destination, to[i].fd, i));
 	}
+}
+
+static inline void link_open_flags(struct link *l, pair_fn pair, __u32 flags,
+				   const struct mem *from, const struct mem *to,
+				   unsigned int regions, __u32 region_flags)
+{
+	link_open_regions(l, pair, from, to, regions, region_flags);
 	l->source_stream = (int)CALL(migration_add_stream(l->source, l->sock[0], flags));
 	l->destination_stream = (int)CALL(migration_add_stream(l->destination, l->sock[1], 0));
 }
@@ -44,6 +51,17 @@ static inline void link_open(struct link *l, pair_fn pair, __u32 flags,
 			     const struct mem *from, const struct mem *to, unsigned int regions)
 {
 	link_open_flags(l, pair, flags, from, to, regions, 0);
+}
+
+static inline void link_open_compressed(struct link *l, pair_fn pair, const struct mem *from,
+					const struct mem *to, __u32 compression, __u32 cpu)
+{
+	link_open_regions(l, pair, from, to, 1, 0);
+	l->source_stream = (int)CALL(migration_add_stream_compressed(l->source, l->sock[0], 0,
+								     compression, cpu));
+	l->destination_stream = (int)CALL(migration_add_stream_compressed(l->destination,
+									  l->sock[1], 0,
+									  compression, 0));
 }
 
 static inline void *link_receive(void *arg)
@@ -155,6 +173,21 @@ static inline struct strand *bundle_join(struct bundle *b, pair_fn pair, __u32 f
 	pair(s->sock);
 	s->stream[0] = (int)CALL(migration_add_stream_id(b->side[0], s->sock[0], flags, id));
 	s->stream[1] = (int)CALL(migration_add_stream_id(b->side[1], s->sock[1], 0, id));
+	return s;
+}
+
+static inline struct strand *bundle_join_compressed(struct bundle *b, pair_fn pair,
+						    __u32 compression, __u32 cpu)
+{
+	struct strand *s = &b->strands[b->nr];
+	__u32 id = b->nr++;
+
+	CHECK(id < BUNDLE_MAX, "too many streams");
+	pair(s->sock);
+	s->stream[0] = (int)CALL(migration_add_stream_compressed(b->side[0], s->sock[0], id,
+								 compression, cpu));
+	s->stream[1] = (int)CALL(migration_add_stream_compressed(b->side[1], s->sock[1], id,
+								 compression, 0));
 	return s;
 }
 

@@ -210,7 +210,7 @@ static const struct command {
 #define COMMAND_GROWN(name, type, field, kinds, prepare) \
 	{ #name, name, sizeof(struct type), offsetof(struct type, field), NO_FIELD, kinds, prepare }
 #define ON(kind) (1U << KIND_##kind)
-	COMMAND(MIGR_INFO, migr_info, NO_FIELD, ON(DEVICE), prepare_info),
+	COMMAND_GROWN(MIGR_INFO, migr_info, compressions, ON(DEVICE), prepare_info),
 	COMMAND(MIGR_REGION_CREATE, migr_region_create,
 		offsetof(struct migr_region_create, __reserved), ON(DEVICE),
 		prepare_region_create),
@@ -445,7 +445,8 @@ static void flags_and_reserved(void)
 		__u32 *words = (__u32 *)arg;
 
 		for (bit = 0; bit < 32; bit++) {
-			if (bit == 0 && (c->cmd == MIGR_MIGRATION_PASS ||
+			if (bit == 0 && (c->cmd == MIGR_INFO ||
+					 c->cmd == MIGR_MIGRATION_PASS ||
 					 c->cmd == MIGR_MIGRATION_ADD_REGION ||
 					 c->cmd == MIGR_TRACKER_LIMIT ||
 					 c->cmd == MIGR_MIGRATION_LIMIT ||
@@ -873,6 +874,7 @@ static void hammer_ioctl(__u64 *seed, union arg *arg, __u64 *bitmap)
 		case MIGR_MIGRATION_ADD_STREAM:
 			arg->add_stream.socket_fd = slot_get(seed);
 			arg->add_stream.flags = rnd(seed) % 2;
+			arg->add_stream.compression = rnd(seed) % 4;
 			break;
 		case MIGR_MIGRATION_PASS:
 			arg->pass.flags = rnd(seed) % 4 == 0;

@@ -53,6 +53,15 @@ static void events(void)
 	trace_has("migr_chunk_received: region=0 chunk=1 data=1 zero=511 bytes=4256$");
 	trace_has("migr_pass_done: pass=1 pages=1024 bytes=[0-9]+ ns=[0-9]+ last$");
 	link_close(&l);
+
+	memset(m.p, 1, 64 * TEST_PAGE);
+	link_open_compressed(&l, unix_pair, &m, &copy, MIGR_COMPRESSION_LZ4, 0);
+	link_receive_start(&l);
+	link_pass(&l, MIGR_PASS_LAST);
+	link_receive_join(&l);
+	CHECK_EQ(l.received, 0);
+	trace_has("migr_compress: plain=262144 packed=[1-9][0-9]* ns=[0-9]+$");
+	link_close(&l);
 	CHECK(file_write(TRACING "events/migr/enable", "0"), "cannot disable the events");
 }
 

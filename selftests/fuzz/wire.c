@@ -4,8 +4,8 @@
  * bytes must be what that page says, read here a second time, bytewise.
  *
  * Input: 16 bits, how many pages the chunk has in its region, the highest one
- * telling to make the length fit the masks, which mutations seldom do; then a
- * header; then masks.
+ * telling to make the length fit the masks, which mutations seldom do: less by
+ * one if they are compressed; then a header; then masks.
  */
 #include <assert.h>
 #include <errno.h>
@@ -68,6 +68,9 @@ static int hdr_verdict(const uint8_t *hdr)
 		return -EPROTONOSUPPORT;
 	if (reserved)
 		return -EPROTO;
+	if (type == 1 && version == 2 && flags == 2)
+		return length > 2 * MASK_BYTES &&
+		       length < 2 * MASK_BYTES + CHUNK_PAGES * PAGE_BYTES ? 0 : -EPROTO;
 	if (type == 1)
 		return !flags && length >= 2 * MASK_BYTES &&
 		       !((length - 2 * MASK_BYTES) % PAGE_BYTES) &&
@@ -88,6 +91,8 @@ static int masks_verdict(const uint8_t *hdr, const uint8_t *masks, unsigned int 
 		if ((data && zero) || (page >= pages && (data || zero)))
 			return -EPROTO;
 	}
+	if (hdr[6] & 2)
+		return le(hdr + 24, 4) < length_of(masks) ? 0 : -EPROTO;
 	return le(hdr + 24, 4) == length_of(masks) ? 0 : -EPROTO;
 }
 
@@ -100,7 +105,11 @@ static int get_hdr(const struct migr_wire_hdr *hdr, struct migr_wire_frame *fram
 	seen.reserved = 0;
 #endif
 #ifdef BROKEN_FLAGS
-	seen.flags &= MIGR_WIRE_LAST;
+	seen.flags &= MIGR_WIRE_LAST | MIGR_WIRE_COMPRESSED;
+#endif
+#ifdef BROKEN_COMPRESSED
+	if (seen.type != MIGR_WIRE_CHUNK || seen.version == 1)
+		seen.flags &= ~MIGR_WIRE_COMPRESSED;
 #endif
 #ifdef BROKEN_REGION
 	if (seen.type != MIGR_WIRE_CHUNK)
@@ -142,6 +151,10 @@ static int get_masks(const struct migr_wire_masks *masks, const struct migr_wire
 #ifdef BROKEN_BEYOND
 	pages = CHUNK_PAGES;
 #endif
+#ifdef BROKEN_LONGER
+	if (claimed.compressed && claimed.length > 2 * MASK_BYTES + PAGE_BYTES)
+		claimed.length = 2 * MASK_BYTES + 1;
+#endif
 #ifdef BROKEN_LENGTH
 	claimed.length = length_of((const uint8_t *)&seen);
 #endif
@@ -155,6 +168,7 @@ static void check_hdr(const uint8_t *bytes, const struct migr_wire_frame *frame)
 	assert(frame->version == bytes[4]);
 	assert(frame->type == bytes[5]);
 	assert(frame->last == (bytes[6] & 1));
+	assert(frame->compressed == (bytes[6] >> 1 & 1));
 	assert(frame->region == le(bytes + 8, 4));
 	assert(frame->pass == le(bytes + 12, 4));
 	assert(frame->value == le(bytes + 16, 8));
@@ -188,7 +202,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
 	memcpy(&masks, input.masks, sizeof(masks));
 	memcpy(&hdr, input.hdr, sizeof(hdr));
 	if (fitting && hdr.type == MIGR_WIRE_CHUNK)
-		hdr.length = __cpu_to_le32(length_of(input.masks));
+		hdr.length = __cpu_to_le32(length_of(input.masks) -
+					   !!(input.hdr[6] & MIGR_WIRE_COMPRESSED));
 	memcpy(input.hdr, &hdr, sizeof(hdr));
 
 	verdict = hdr_verdict(input.hdr);

@@ -119,15 +119,22 @@ enum migr_cmd {
 /** define MIGR_CHUNK_PAGES - pages in a chunk, the unit of claiming and sending */
 #define MIGR_CHUNK_PAGES	512
 
+/* In flags of struct migr_info. */
+/** define MIGR_INFO_COMPRESSIONS - look what there is to compress with, too */
+#define MIGR_INFO_COMPRESSIONS	(1u << 0)
+
 /**
  * struct migr_info - ioctl(MIGR_INFO) on /dev/migr
  * @size: sizeof(struct migr_info)
- * @flags: must be 0
+ * @flags: %MIGR_INFO_COMPRESSIONS or 0
  * @abi_version: out, %MIGR_ABI_VERSION of the module
  * @wire_version: out, newest version of the wire protocol it speaks
  * @page_size: out, bytes in a page
  * @chunk_pages: out, pages in a chunk, %MIGR_CHUNK_PAGES
  * @region_max: out, largest region in bytes
+ * @compressions: out, with %MIGR_INFO_COMPRESSIONS: bit n is set if this kernel has
+ *	number n of enum migr_compression; their modules are loaded for it. Else 0
+ * @__reserved: must be 0
  *
  * What the module can do.
  */
@@ -139,6 +146,8 @@ struct migr_info {
 	__u32 page_size;
 	__u32 chunk_pages;
 	__aligned_u64 region_max;
+	__u32 compressions;
+	__u32 __reserved;
 };
 
 #define MIGR_INFO _IO(MIGR_IOCTL_TYPE, MIGR_CMD_INFO)
@@ -453,6 +462,18 @@ struct migr_migration_add_region {
 #define MIGR_STREAM_COPY	(1u << 0)
 
 /**
+ * enum migr_compression - what a stream may compress with
+ * @MIGR_COMPRESSION_NONE: nothing
+ * @MIGR_COMPRESSION_LZ4: LZ4, which is fast
+ * @MIGR_COMPRESSION_ZSTD: Zstandard, which saves more
+ */
+enum migr_compression {
+	MIGR_COMPRESSION_NONE = 0,
+	MIGR_COMPRESSION_LZ4 = 1,
+	MIGR_COMPRESSION_ZSTD = 2,
+};
+
+/**
  * struct migr_migration_add_stream - ioctl(MIGR_MIGRATION_ADD_STREAM) on a migration
  * @size: sizeof(struct migr_migration_add_stream)
  * @flags: %MIGR_STREAM_COPY, on a source only
@@ -463,16 +484,28 @@ struct migr_migration_add_region {
  * @fd: out, the stream
  * @id: the stream's number, below %MIGR_STREAM_IDS; both sides give the same
  *	connection the same number, and use none twice
+ * @compression: one of enum migr_compression; both sides give the same
+ *	connection the same
+ * @compression_cpu: on a source: compress only while CPUs are idle, and for at most
+ *	so many percent of the time of the CPUs that the stream may run on, all
+ *	streams together; 0: whatever the CPUs do. At most 100
  * @__reserved: must be 0
  *
  * A stream can be added at any time until the last pass has been. Closing its
  * descriptor takes it away: what it had sent and not seen acknowledged goes over
  * the others.
  *
+ * With a compression the source decides for each chunk whether to use it: not if
+ * the CPUs have no time, nor if it does not save an eighth. After a chunk that was not
+ * worth it, it passes over one, then 2, 4, ..., up to 64 before it tries another.
+ * A stream with a compression has 4 MiB of memory on either side, besides what the
+ * algorithm needs.
+ *
  * EBADF: @socket_fd is not an open descriptor. ENOTSOCK: it is not a socket.
  * EPROTONOSUPPORT: it is not TCP, UNIX SOCK_STREAM or vsock. ENOTCONN: it is not
- * connected. EINVAL: the migration has no region, or @id is too large. EEXIST:
- * @id has been used. EBUSY: there are %MIGR_STREAMS_MAX streams. EPIPE: the
+ * connected. EINVAL: the migration has no region, @id or @compression_cpu is too
+ * large, or there is no such @compression. ENOENT: this kernel does not have it.
+ * EEXIST: @id has been used. EBUSY: there are %MIGR_STREAMS_MAX streams. EPIPE: the
  * migration has failed. EALREADY: it is complete.
  */
 struct migr_migration_add_stream {
@@ -481,6 +514,8 @@ struct migr_migration_add_stream {
 	__s32 socket_fd;
 	__s32 fd;
 	__u32 id;
+	__u32 compression;
+	__u32 compression_cpu;
 	__u32 __reserved;
 };
 
@@ -575,6 +610,14 @@ enum migr_state {
  * @slept_ns: out, nanoseconds that writers have slept for it
  * @pass_hot_pages: out, hot pages that pass has left, see
  *	&struct migr_migration_pass; they are among @dirty_pages
+ * @compressed_chunks: out, chunks sent or received compressed
+ * @incompressible_chunks: out, source: chunks that were tried, and sent as they are
+ *	because it was not worth it
+ * @compressed_bytes: out, bytes of the pages in @compressed_chunks
+ * @compressed_wire_bytes: out, and what they were compressed to
+ * @compression_ns: out, source: nanoseconds that compression has taken, of chunks
+ *	that were not worth it as well
+ * @pass_saved_bytes: out, bytes that compression has kept off the wire in that pass
  *
  * All of it is counted by the kernel as it happens and read without stopping
  * anything; fields may be some pages apart from each other during a run.
@@ -602,6 +645,12 @@ struct migr_migration_status {
 	__aligned_u64 limit;
 	__aligned_u64 slept_ns;
 	__aligned_u64 pass_hot_pages;
+	__aligned_u64 compressed_chunks;
+	__aligned_u64 incompressible_chunks;
+	__aligned_u64 compressed_bytes;
+	__aligned_u64 compressed_wire_bytes;
+	__aligned_u64 compression_ns;
+	__aligned_u64 pass_saved_bytes;
 };
 
 #define MIGR_MIGRATION_STATUS _IO(MIGR_IOCTL_TYPE, MIGR_CMD_MIGRATION_STATUS)
@@ -625,8 +674,9 @@ struct migr_migration_status {
  * EBUSY: another thread runs it. EINVAL: on a source, no pass has been begun.
  * EPIPE: it had failed before. Any other error ends the stream: EPROTO (the peer
  * sent what it must not), EPROTONOSUPPORT (the peer speaks another version),
- * ECONNRESET (the peer is gone, or says that this stream is), ETIMEDOUT (the
- * socket's timeout passed), and what the socket reports. On a source, what it had
+ * EBADMSG (what was compressed is broken), ECONNRESET (the peer is gone, or says
+ * that this stream is), ETIMEDOUT (the socket's timeout passed), and what the
+ * socket reports. On a source, what it had
  * sent and not seen acknowledged becomes dirty again and goes over the other
  * streams. If there is none, the migration fails; and so it does, whatever the
  * other streams, with ENOSPC or ENOMEM (no memory), EHWPOISON (memory that is
