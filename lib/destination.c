@@ -46,6 +46,7 @@ struct migr_destination {
 	uint64_t begun_ns;
 	char tokens[MIGR_STREAMS_MAX][2 * TOKEN_BYTES + 1];
 	uint32_t nr_streams;		/* that the source asked for */
+	uint32_t compression;		/* chosen from what it offered */
 	bool prepare_called;
 	json_t *pending;		/* a message that came before its time */
 	uint64_t chunk_left;		/* of the device state */
@@ -279,12 +280,30 @@ static int read_region(struct migr_destination *d, json_t *item, struct migr_req
 	return 0;
 }
 
+/* The first that this kernel has, too; it is not asked for nothing. */
+static uint32_t choose_compression(const struct migr_destination *d, const json_t *offered)
+{
+	uint32_t has, c;
+	const json_t *item;
+	size_t i;
+
+	if (!json_array_size(offered))
+		return MIGR_COMPRESSION_NONE;
+	has = migration_compressions(&d->migration);
+	json_array_foreach(offered, i, item) {
+		c = compression_find(json_string_value(item));
+		if (c && has >> c & 1)
+			return c;
+	}
+	return MIGR_COMPRESSION_NONE;
+}
+
 static int read_request(struct migr_destination *d)
 {
 	const uint32_t page = d->migration.m->info.page_size;
 	struct migr_request *q = &d->request;
 	json_auto_t *message = NULL;
-	json_t *regions, *item;
+	json_t *regions, *item, *offered = NULL;
 	json_int_t page_size, streams = 1;
 	const char *vm;
 	size_t i;
@@ -292,9 +311,9 @@ static int read_request(struct migr_destination *d)
 
 	error = control_expect(&d->control, "request", d->timeout_ms, &message);
 	if (!error)
-		error = control_unpack(&d->control, message, "{s:s, s:I, s?I, s:o}", "vm", &vm,
-				       "page_size", &page_size, "streams", &streams, "regions",
-				       &regions);
+		error = control_unpack(&d->control, message, "{s:s, s:I, s?I, s?o, s:o}", "vm", &vm,
+				       "page_size", &page_size, "streams", &streams,
+				       "compressions", &offered, "regions", &regions);
 	if (error)
 		return error;
 	if (page_size != page)
@@ -318,6 +337,8 @@ static int read_request(struct migr_destination *d)
 			return error;
 	}
 	q->nr_regions = json_array_size(regions);
+	d->compression = choose_compression(d, offered);
+	d->result->compression = d->compression;
 	return 0;
 }
 
@@ -361,7 +382,9 @@ static json_t *ready(const struct migr_destination *d)
 
 	for (uint32_t n = 0; n < d->nr_streams; n++)
 		json_array_append_new(tokens, json_string(d->tokens[n]));
-	return json_pack("{s:s, s:s, s:o}", "type", "ready", "token", d->tokens[0], "tokens",
+	return json_pack("{s:s, s:s, s:s*, s:o}", "type", "ready", "token", d->tokens[0],
+			 "compression",
+			 d->compression ? migr_compression_name(d->compression) : NULL, "tokens",
 			 tokens);
 }
 
@@ -382,7 +405,7 @@ static int take_stream(struct migr_destination *d, struct control *c)
 {
 	int error;
 
-	error = migration_add_stream(&d->migration, c->fd, 0);
+	error = migration_add_stream(&d->migration, c->fd, 0, d->compression, 0);
 	if (!error)
 		error = control_send(c, json_pack("{s:s}", "type", "go"));
 	close(c->fd);

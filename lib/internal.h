@@ -154,7 +154,10 @@ struct migration_region *migration_region(struct migration *g, uint32_t id);
 uint64_t migration_ram_bytes(const struct migration *g);
 int migration_create(struct migration *g, enum migr_role role, uint32_t region_flags);
 /* Its number is how many there were before, on both sides. */
-int migration_add_stream(struct migration *g, int socket, uint32_t flags);
+int migration_add_stream(struct migration *g, int socket, uint32_t flags,
+			 uint32_t compression, uint32_t compression_cpu);
+/* What this kernel can compress with: bit n for number n of enum migr_compression. */
+uint32_t migration_compressions(const struct migration *g);
 uint32_t migration_nr_alive(const struct migration *g);
 int migration_pass(struct migration *g, uint32_t flags, uint64_t hot_pages_max);
 /* Pages a second that the VM may make dirty; 0: no limit. */
@@ -170,6 +173,9 @@ int migration_start(struct migration *g);
 int migration_join(struct migration *g, bool any, bool *over);
 /* Cut the connections, so that all runs return, and join them. */
 void migration_stop(struct migration *g);
+
+/* Its number by its name, which may be NULL; MIGR_COMPRESSION_NONE if there is none. */
+uint32_t compression_find(const char *name);
 
 /* Cancelling against committing: whichever comes first wins. */
 enum run_state { RUN_IDLE, RUN_GOING, RUN_CANCELLED, RUN_COMMITTED };

@@ -183,6 +183,9 @@ enum migr_outcome {
 	MIGR_OUTCOME_STUCK,	/* it was to go on here and could not be resumed */
 };
 
+/* "none", "lz4" or "zstd", for an enum migr_compression; NULL if there is no such. */
+const char *migr_compression_name(uint32_t compression);
+
 /* One pass over the memory; the last one is the one in the pause. */
 struct migr_pass {
 	uint64_t pages;			/* dirty when it began */
@@ -210,6 +213,7 @@ struct migr_result {
 	bool limit_exceeded;		/* source: and that was above the limit */
 	uint64_t send_ns;		/* all passes together */
 	uint64_t state_bytes;		/* device state */
+	uint32_t compression;		/* agreed on: an enum migr_compression */
 	struct migr_migration_status status;
 	const struct migr_pass *passes;	/* source; lives as long as the handle */
 	uint32_t nr_passes;
@@ -259,6 +263,11 @@ struct migr_source_ops {
 	void (*progress)(struct migr_source *s, void *data, const struct migr_progress *p);
 };
 
+/* In compression of struct migr_source_options: the fastest that both sides have. */
+#define MIGR_COMPRESSION_AUTO		UINT32_MAX
+/* In compression_percent: however busy the CPUs are. */
+#define MIGR_COMPRESSION_ALWAYS		UINT32_MAX
+
 /* Zero in a field means its default. */
 struct migr_source_options {
 	const char *vm_name;		/* told to the destination; below MIGR_VM_NAME_MAX */
@@ -268,6 +277,12 @@ struct migr_source_options {
 	uint32_t timeout_ms;		/* 30000: without progress of the connection or an answer */
 	uint32_t prepare_timeout_ms;	/* 120000: for the destination to start its VMM */
 	uint32_t streams;		/* 1: connections to share the work, to MIGR_STREAMS_MAX */
+	/*
+	 * MIGR_COMPRESSION_NONE: what to compress with where that pays. If one of
+	 * the sides does not have it, nothing is compressed.
+	 */
+	uint32_t compression;
+	uint32_t compression_percent;	/* 50: of the CPUs' time, if they are idle */
 	bool verify;			/* compare digests in the pause */
 	bool copy;			/* MIGR_STREAM_COPY */
 	bool no_slowdown;		/* never slow the VM's writes down: the pause may be long */

@@ -126,13 +126,16 @@ int migration_create(struct migration *g, enum migr_role role, uint32_t region_f
 }
 
 /* The stream receives faster once the caller, too, has closed the socket. */
-int migration_add_stream(struct migration *g, int socket, uint32_t flags)
+int migration_add_stream(struct migration *g, int socket, uint32_t flags,
+			 uint32_t compression, uint32_t compression_cpu)
 {
 	struct migr_migration_add_stream add = {
 		.size = sizeof(add),
 		.flags = flags,
 		.socket_fd = socket,
 		.id = g->nr_streams,
+		.compression = compression,
+		.compression_cpu = compression_cpu,
 	};
 	int error;
 
@@ -143,6 +146,14 @@ int migration_add_stream(struct migration *g, int socket, uint32_t flags)
 	}
 	g->streams[g->nr_streams++] = (struct migration_stream){ .g = g, .fd = add.fd };
 	return 0;
+}
+
+uint32_t migration_compressions(const struct migration *g)
+{
+	struct migr_info info = { .size = sizeof(info), .flags = MIGR_INFO_COMPRESSIONS };
+
+	/* A module that is older than the question has none. */
+	return ioctl(g->m->fd, MIGR_INFO, &info) < 0 ? 0 : info.compressions;
 }
 
 uint32_t migration_nr_alive(const struct migration *g)
@@ -274,6 +285,8 @@ static int run_failed(struct migration *g, int error)
 		return error_set(g->error, error, "the peer sent a bad frame on the stream");
 	case -EPROTONOSUPPORT:
 		return error_set(g->error, error, "the peer's kernel module speaks another version of the stream");
+	case -EBADMSG:
+		return error_set(g->error, error, "the peer sent compressed pages that cannot be expanded");
 	case -EPIPE:
 	case -ECONNRESET:
 		return error_set(g->error, -ECONNRESET, "the stream's connection was closed by the peer");
@@ -358,4 +371,26 @@ const char *migr_phase_name(enum migr_phase phase)
 	};
 
 	return (unsigned int)phase < sizeof(names) / sizeof(*names) ? names[phase] : "?";
+}
+
+const char *migr_compression_name(uint32_t compression)
+{
+	static const char *const names[] = {
+		[MIGR_COMPRESSION_NONE] = "none",
+		[MIGR_COMPRESSION_LZ4] = "lz4",
+		[MIGR_COMPRESSION_ZSTD] = "zstd",
+	};
+
+	return compression < sizeof(names) / sizeof(*names) ? names[compression] : NULL;
+}
+
+uint32_t compression_find(const char *name)
+{
+	const char *other;
+	uint32_t c;
+
+	for (c = MIGR_COMPRESSION_LZ4; (other = migr_compression_name(c)); c++)
+		if (name && !strcmp(name, other))
+			return c;
+	return MIGR_COMPRESSION_NONE;
 }

@@ -37,16 +37,22 @@ static double pages_in_limit(const struct prediction *p, uint32_t page_size, uin
 	return limit_ns > fixed_ns ? (limit_ns - fixed_ns) * rate(p) / page_size : 0;
 }
 
+/* What the link and the compression together have carried in a pass. */
+static uint64_t carried(const struct migr_migration_status *status)
+{
+	return status->pass_wire_bytes + status->pass_saved_bytes;
+}
+
 /* Account for a pass; returns the downtime predicted if the VM were stopped now. */
 uint64_t prediction_after_pass(struct prediction *p,
 			       const struct migr_migration_status *status,
 			       uint32_t page_size, uint64_t fixed_ns)
 {
 	p->passes++;
-	p->all_bytes += status->pass_wire_bytes;
+	p->all_bytes += carried(status);
 	p->all_ns += status->pass_ns;
-	if (status->pass_wire_bytes >= RATE_BYTES_MIN) {
-		p->rate_bytes = status->pass_wire_bytes;
+	if (carried(status) >= RATE_BYTES_MIN) {
+		p->rate_bytes = carried(status);
 		p->rate_ns = status->pass_ns;
 	}
 	/* A twentieth fewer is the least that counts as progress. */

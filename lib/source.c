@@ -46,6 +46,7 @@ struct migr_source {
 	uint64_t round_trip_ns;
 	bool pause_called;
 	bool stream_broke;		/* the destination may say why */
+	uint32_t compression;		/* that the destination has chosen */
 	int failed;			/* what the VMM reported last */
 };
 
@@ -170,10 +171,51 @@ static int hello(struct migr_source *s)
 	return 0;
 }
 
+/*
+ * The names of what the stream may be compressed with, best first: the higher the
+ * number the more time it takes.
+ */
+static json_t *compressions(const struct migr_source *s)
+{
+	uint32_t wanted = s->options.compression, has;
+	json_t *names = json_array();
+	const char *name;
+
+	if (wanted == MIGR_COMPRESSION_NONE)
+		return names;
+	has = migration_compressions(&s->migration);
+	for (uint32_t c = MIGR_COMPRESSION_LZ4; (name = migr_compression_name(c)); c++)
+		if (has >> c & 1 && (wanted == c || wanted == MIGR_COMPRESSION_AUTO))
+			json_array_append_new(names, json_string(name));
+	return names;
+}
+
+/* What the destination has chosen of them, if it has. */
+static int read_compression(struct migr_source *s, json_t *ready, const json_t *offered)
+{
+	const char *chosen = NULL;
+	const json_t *item;
+	size_t i;
+	int error;
+
+	error = control_unpack(&s->control, ready, "{s?s}", "compression", &chosen);
+	if (error || !chosen)
+		return error;
+	json_array_foreach(offered, i, item)
+		if (!strcmp(json_string_value(item), chosen))
+			s->compression = compression_find(chosen);
+	if (!s->compression)
+		return error_set(&s->error, -EPROTO,
+				 "the destination chose a compression that was not offered");
+	s->result->compression = s->compression;
+	return 0;
+}
+
 /* Ask for the VM; the tokens that admit the streams come back. */
 static int request(struct migr_source *s, json_t **tokens)
 {
 	struct migration *g = &s->migration;
+	json_auto_t *offered = compressions(s);
 	json_t *regions = json_array();
 	json_auto_t *ready = NULL;
 	int error;
@@ -185,14 +227,17 @@ static int request(struct migr_source *s, json_t **tokens)
 						"name", g->regions[i].name,
 						"length", (json_int_t)g->regions[i].length));
 	error = control_send(&s->control,
-			     json_pack("{s:s, s:s, s:I, s:I, s:o}", "type", "request", "vm",
+			     json_pack("{s:s, s:s, s:I, s:I, s:O, s:o}", "type", "request", "vm",
 				       s->options.vm_name, "page_size",
 				       (json_int_t)g->m->info.page_size, "streams",
-				       (json_int_t)s->options.streams, "regions", regions));
+				       (json_int_t)s->options.streams, "compressions", offered,
+				       "regions", regions));
 	if (!error)
 		error = control_expect(&s->control, "ready", s->options.prepare_timeout_ms, &ready);
 	if (!error)
 		error = control_unpack(&s->control, ready, "{s:O}", "tokens", tokens);
+	if (!error)
+		error = read_compression(s, ready, offered);
 	if (!error && json_array_size(*tokens) != s->options.streams)
 		error = error_set(&s->error, -EPROTO, "the destination sent %zu tokens for %u streams",
 				  json_array_size(*tokens), s->options.streams);
@@ -203,6 +248,7 @@ static int request(struct migr_source *s, json_t **tokens)
 static int connect_stream(struct migr_source *s, const char *address, const char *token)
 {
 	struct timeval t = { s->options.timeout_ms / 1000, s->options.timeout_ms % 1000 * 1000 };
+	uint32_t percent = s->options.compression_percent;
 	struct control c = s->control;
 	json_auto_t *go = NULL;
 	uint64_t sent;
@@ -222,7 +268,8 @@ static int connect_stream(struct migr_source *s, const char *address, const char
 		error = error_set(&s->error, -errno, "cannot set the stream's time limit");
 	if (!error)
 		error = migration_add_stream(&s->migration, c.fd,
-					     s->options.copy ? MIGR_STREAM_COPY : 0);
+					     s->options.copy ? MIGR_STREAM_COPY : 0, s->compression,
+					     percent == MIGR_COMPRESSION_ALWAYS ? 0 : percent);
 	close(c.fd);
 	return error;
 }
@@ -653,6 +700,7 @@ int migr_source_run(struct migr_source *s, const char *address,
 	o->vm_name = o->vm_name ? o->vm_name : "";
 	o->downtime_limit_ms = o->downtime_limit_ms ? o->downtime_limit_ms : 300;
 	o->streams = o->streams ? o->streams : 1;
+	o->compression_percent = o->compression_percent ? o->compression_percent : 50;
 	o->pass_limit = o->pass_limit ? o->pass_limit : 30;
 	o->state_ms = o->state_ms ? o->state_ms : 50;
 	o->timeout_ms = o->timeout_ms ? o->timeout_ms : 30000;

@@ -37,6 +37,11 @@ static int fake_receive_error;
 static atomic_int fake_accept_error, fake_accepts;
 /* With which the latest stream of a source was added. */
 static uint32_t fake_stream_flags;
+/* The same, for a source [0] and a destination [1]. */
+static uint32_t fake_stream_compression[2], fake_stream_cpu[2];
+/* What their kernels can do; they are asked in turn, the source's first. */
+static uint32_t fake_compressions[2];
+static atomic_uint fake_asked;
 /* Called in the middle of every pass but the last: the guest at work. */
 static void (*fake_guest)(void *data);
 static void *fake_guest_data;
@@ -307,6 +312,8 @@ static int fake_ioctl(int fd, unsigned long request, void *arg)
 		g->socket = dup(a->socket_fd);
 		if (g->role == MIGR_ROLE_SOURCE)
 			fake_stream_flags = a->flags;
+		fake_stream_compression[g->role - 1] = a->compression;
+		fake_stream_cpu[g->role - 1] = a->compression_cpu;
 		return 0;
 	}
 	if (request == MIGR_MIGRATION_PASS && g) {
@@ -359,6 +366,10 @@ static int fake_ioctl(int fd, unsigned long request, void *arg)
 	if (request == MIGR_MIGRATION_CREATE)
 		return fake_create(arg);
 	if (request == MIGR_INFO) {
+		uint32_t compressions = 0;
+
+		if (((struct migr_info *)arg)->flags & MIGR_INFO_COMPRESSIONS)
+			compressions = fake_compressions[atomic_fetch_xor(&fake_asked, 1)];
 		*(struct migr_info *)arg = (struct migr_info){
 			.size = sizeof(struct migr_info),
 			.abi_version = MIGR_ABI_VERSION,
@@ -366,6 +377,7 @@ static int fake_ioctl(int fd, unsigned long request, void *arg)
 			.page_size = FAKE_PAGE,
 			.chunk_pages = MIGR_CHUNK_PAGES,
 			.region_max = 1ull << 40,
+			.compressions = compressions,
 		};
 		return 0;
 	}

@@ -403,6 +403,52 @@ static void test_copies(void **state)
 	assert_int_equal(fake_stream_flags, MIGR_STREAM_COPY);
 }
 
+#define LZ4	(1u << MIGR_COMPRESSION_LZ4)
+#define ZSTD	(1u << MIGR_COMPRESSION_ZSTD)
+
+/* What is wanted and what the kernels have makes what both sides use. */
+static void test_compresses(void **state)
+{
+	static const struct {
+		uint32_t wanted, source, destination, used;
+	} some[] = {
+		{ MIGR_COMPRESSION_LZ4, LZ4 | ZSTD, LZ4 | ZSTD, MIGR_COMPRESSION_LZ4 },
+		{ MIGR_COMPRESSION_ZSTD, LZ4 | ZSTD, LZ4 | ZSTD, MIGR_COMPRESSION_ZSTD },
+		{ MIGR_COMPRESSION_AUTO, LZ4 | ZSTD, LZ4 | ZSTD, MIGR_COMPRESSION_LZ4 },
+		{ MIGR_COMPRESSION_AUTO, LZ4 | ZSTD, ZSTD, MIGR_COMPRESSION_ZSTD },
+		{ MIGR_COMPRESSION_AUTO, LZ4, ZSTD, MIGR_COMPRESSION_NONE },
+		{ MIGR_COMPRESSION_ZSTD, LZ4 | ZSTD, LZ4, MIGR_COMPRESSION_NONE },
+		{ MIGR_COMPRESSION_LZ4, ZSTD, LZ4 | ZSTD, MIGR_COMPRESSION_NONE },
+		{ MIGR_COMPRESSION_LZ4, LZ4, 0, MIGR_COMPRESSION_NONE },
+		{ MIGR_COMPRESSION_NONE, LZ4 | ZSTD, LZ4 | ZSTD, MIGR_COMPRESSION_NONE },
+	};
+	struct fixture *f = *state;
+
+	for (size_t i = 0; i < sizeof(some) / sizeof(*some); i++) {
+		if (i) {
+			tear_down(state);
+			set_up(state);
+		}
+		f->options.compression = some[i].wanted;
+		fake_compressions[0] = some[i].source;
+		fake_compressions[1] = some[i].destination;
+		fake_asked = 0;
+		run_both(f);
+		assert_moved(f);
+		for (int side = 0; side < 2; side++)
+			assert_int_equal(fake_stream_compression[side], some[i].used);
+		assert_int_equal(f->source.result.compression, some[i].used);
+		assert_int_equal(f->destination.result.compression, some[i].used);
+		assert_int_equal(fake_stream_cpu[0], 50);
+		assert_int_equal(fake_stream_cpu[1], 0);
+	}
+	tear_down(state);
+	set_up(state);
+	f->options.compression_percent = MIGR_COMPRESSION_ALWAYS;
+	run_both(f);
+	assert_int_equal(fake_stream_cpu[0], 0);
+}
+
 /* Hold the end of the stream's run until the other channel has been looked at. */
 static void let_state_overtake(void *data)
 {
@@ -898,6 +944,7 @@ int main(void)
 #define TEST(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
 	const struct CMUnitTest tests[] = {
 		TEST(test_moves), TEST(test_late_hello), TEST(test_copies),
+		TEST(test_compresses),
 		TEST(test_state_overtakes_passes), TEST(test_again_after_failure),
 		TEST(test_restless), TEST(test_reports), TEST(test_forgets_to_report),
 		TEST(test_reports_late), TEST(test_collect_fails), TEST(test_nobody_reports),
