@@ -243,6 +243,9 @@ static json_t *result_json(const struct migr_result *r, const char *vm, const ch
 		      "cpu_ms", cpu_ms());
 	json_object_set_new(o, source ? "sent_bytes" : "received_bytes",
 			    json_integer(st->wire_bytes));
+	json_object_set_new(o, "compression", json_string(migr_compression_name(r->compression)));
+	json_object_set_new(o, "compressed_bytes", json_integer(st->compressed_bytes));
+	json_object_set_new(o, "compressed_wire_bytes", json_integer(st->compressed_wire_bytes));
 	json_object_set_new(o, "destination_digest",
 			    digest_json(&r->destination_digest, have_digest));
 	if (source) {
@@ -255,6 +258,10 @@ static json_t *result_json(const struct migr_result *r, const char *vm, const ch
 				    json_real(ms(r->predicted_downtime_ns)));
 		json_object_set_new(o, "downtime_limit_exceeded", json_boolean(r->limit_exceeded));
 		json_object_set_new(o, "slept_ms", json_real(ms(st->slept_ns)));
+		json_object_set_new(o, "compressed_chunks", json_integer(st->compressed_chunks));
+		json_object_set_new(o, "incompressible_chunks",
+				    json_integer(st->incompressible_chunks));
+		json_object_set_new(o, "compression_ms", json_real(ms(st->compression_ns)));
 		json_object_set_new(o, "pass_list", passes_json(r));
 	}
 	if (sentence)
@@ -278,6 +285,9 @@ static void summary(const struct migr_result *r, const char *vm, bool source)
 	       (unsigned long long)st->zero_pages, (unsigned long long)st->hole_pages);
 	printf("  stream      %.1f MiB in %u passes, %.0f Mbit/s\n", mib(st->wire_bytes),
 	       st->passes, megabits_per_second(r));
+	if (st->compressed_chunks)
+		printf("  compressed  %.1f MiB to %.1f MiB, %s\n", mib(st->compressed_bytes),
+		       mib(st->compressed_wire_bytes), migr_compression_name(r->compression));
 	if (source && st->slept_ns)
 		printf("  slowdown    in the end to %llu pages a second; its threads slept %.1f s\n",
 		       (unsigned long long)st->limit, st->slept_ns / 1e9);

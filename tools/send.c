@@ -23,6 +23,9 @@ static const char help[] =
 "      --pass-limit N       passes before it is stopped anyway (30)\n"
 "      --timeout S          without progress or an answer, give up (30)\n"
 "      --streams N          connections that share the work (1)\n"
+"      --compress ALGORITHM compress what pays: lz4, zstd, auto or off (off)\n"
+"      --compress-cpu N     percent of the CPUs' time for it, if they are idle (50);\n"
+"                           any: however busy they are\n"
 "      --no-slowdown        do not slow down a VM that writes faster than is sent\n"
 "      --verify             in the pause, compare digests of the memory\n"
 "      --keep               leave the source's QEMU, paused; default: end it\n"
@@ -65,18 +68,46 @@ static void handle_signals(struct migr_source *s)
 	signal(SIGTSTP, SIG_IGN);
 }
 
+static bool parse_compression(const char *text, uint32_t *compression)
+{
+	const char *name;
+
+	*compression = MIGR_COMPRESSION_AUTO;
+	if (!strcmp(text, "auto"))
+		return true;
+	*compression = MIGR_COMPRESSION_NONE;
+	if (!strcmp(text, "off"))
+		return true;
+	while ((name = migr_compression_name(++*compression)))
+		if (!strcmp(text, name))
+			return true;
+	complain("--compress needs lz4, zstd, auto or off, not '%s'", text);
+	return false;
+}
+
+static bool parse_percent(const char *text, uint32_t *percent)
+{
+	if (!strcmp(text, "any")) {
+		*percent = MIGR_COMPRESSION_ALWAYS;
+		return true;
+	}
+	return parse_number("--compress-cpu", text, 1, 100, percent);
+}
+
 /* -1: go on; else an exit status. */
 static int parse(int argc, char **argv, struct arguments *a)
 {
 	enum {
-		DOWNTIME = 1, PASSES, TIMEOUT, STREAMS, NO_SLOWDOWN, VERIFY, KEEP, COPY, QMP, JSON,
-		REPORT, HELP
+		DOWNTIME = 1, PASSES, TIMEOUT, STREAMS, COMPRESS, COMPRESS_CPU, NO_SLOWDOWN,
+		VERIFY, KEEP, COPY, QMP, JSON, REPORT, HELP
 	};
 	static const struct option options[] = {
 		{ "downtime-limit", required_argument, NULL, DOWNTIME },
 		{ "pass-limit", required_argument, NULL, PASSES },
 		{ "timeout", required_argument, NULL, TIMEOUT },
 		{ "streams", required_argument, NULL, STREAMS },
+		{ "compress", required_argument, NULL, COMPRESS },
+		{ "compress-cpu", required_argument, NULL, COMPRESS_CPU },
 		{ "no-slowdown", no_argument, NULL, NO_SLOWDOWN },
 		{ "verify", no_argument, NULL, VERIFY },
 		{ "keep", no_argument, NULL, KEEP },
@@ -106,6 +137,10 @@ static int parse(int argc, char **argv, struct arguments *a)
 		}
 		if (c == STREAMS && !parse_number("--streams", optarg, 1, MIGR_STREAMS_MAX,
 						  &o->streams))
+			return EXIT_USAGE;
+		if (c == COMPRESS && !parse_compression(optarg, &o->compression))
+			return EXIT_USAGE;
+		if (c == COMPRESS_CPU && !parse_percent(optarg, &o->compression_percent))
 			return EXIT_USAGE;
 		o->no_slowdown |= c == NO_SLOWDOWN;
 		o->verify |= c == VERIFY;

@@ -111,6 +111,12 @@ static void test_send(void **state)
 	refused(cmd_send, ARGV("send", "vm"), "which VM, and where to?");
 	refused(cmd_send, ARGV("send", "vm", "host", "more"), "which VM, and where to?");
 	refused(cmd_send, ARGV("send", "--fast", "vm", "host"), "unrecognized option '--fast'");
+	refused(cmd_send, ARGV("send", "--compress", "none", "vm", "host"),
+		"--compress needs lz4, zstd, auto or off, not 'none'");
+	refused(cmd_send, ARGV("send", "--compress", "", "vm", "host"),
+		"--compress needs lz4, zstd, auto or off, not ''");
+	refused(cmd_send, ARGV("send", "--compress-cpu", "idle", "vm", "host"),
+		"--compress-cpu needs a number from 1 to 100, not 'idle'");
 	refused(cmd_send, ARGV("send", "--copy=1", "vm", "host"),
 		"option '--copy' doesn't allow an argument");
 	refused(cmd_send, ARGV("send", "--qmp"), "option '--qmp' requires an argument");

@@ -32,6 +32,7 @@ pass_limit:the pass limit ends what the downtime limit would not
 downtime_limit:a downtime limit above all needs one pass
 keep:the old process is kept, paused
 copy:pages are copied into the socket
+compress:memory is compressed
 announce:the network is told where the VM is now
 disk:a destination that was not told to go on has not taken the disk
 streams:several streams share the work
@@ -292,6 +293,14 @@ case_copy() {
 	start_on_migr && receive 127.0.0.1 || return 1
 	says 0 '' "$migr" send --json --copy --verify "$name" 127.0.0.1 &&
 		result outcome:moved ram_identical:true && received
+}
+
+# The firmware at least is worth it.
+case_compress() {
+	start_on_migr && receive 127.0.0.1 || return 1
+	says 0 '' "$migr" send --json --compress zstd --compress-cpu any --verify "$name" 127.0.0.1 &&
+		result outcome:moved ram_identical:true compression:zstd && received &&
+		! result compressed_chunks:0 > /dev/null
 }
 
 # With the VM's own address, as RARP: what switches learn a new port from.
