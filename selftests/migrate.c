@@ -439,7 +439,12 @@ static void send_all(int sock, const void *buf, size_t len)
 
 static bool recv_all(int sock, void *buf, size_t len)
 {
-	return recv(sock, buf, len, MSG_WAITALL) == (ssize_t)len;
+	ssize_t n;
+
+	/* MSG_WAITALL is not kept if there is a signal, of a child that stops say. */
+	for (; len && (n = recv(sock, buf, len, 0)) > 0; len -= n)
+		buf = (char *)buf + n;
+	return !len;
 }
 
 static struct migr_wire_hdr frame_hdr(unsigned int type)
