@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * Connections that are sockets: TCP, UNIX and vsock. They come connected, by
- * descriptor, from user space, which may keep one of its own.
+ * descriptor, from user space, which may keep one of its own. A TCP socket may be
+ * a kTLS socket, with the keys of TLS 1.3 in it: then what passes through here is
+ * encrypted and decrypted below, by record.
  *
  * Nothing here takes a lock; sockets have theirs.
  */
@@ -14,10 +16,17 @@
 #include <net/af_unix.h>
 #include <net/sock.h>
 #include <net/tcp.h>
+#include <net/tls.h>
 
 #include "compat.h"
 #include "inject.h"
 #include "transport.h"
+
+/*
+ * How many records may be encrypted with one key of AES-GCM: RFC 8446, 5.5, says
+ * 2^24.5. What is sent at once has less than the 1024 by which this is below.
+ */
+#define TLS_RECORDS_MAX	(23726566ULL - 1024)
 
 /**
  * struct migr_socket - a socket as a transport
@@ -34,6 +43,29 @@ struct migr_socket {
 static struct migr_socket *to_socket(struct migr_transport *transport)
 {
 	return container_of(transport, struct migr_socket, transport);
+}
+
+/* Whether something, TLS for instance, is between the socket and its bytes. */
+static bool has_ulp(struct sock *sk)
+{
+	return (sk->sk_family == AF_INET || sk->sk_family == AF_INET6) &&
+	       inet_csk_has_ulp(sk);
+}
+
+/* Whether the key of a TLS socket has been used for all that is safe. */
+static bool key_is_worn(struct sock *sk)
+{
+	const struct tls_context *tls;
+	__be64 records;
+
+	if (!has_ulp(sk) || strcmp(inet_csk(sk)->icsk_ulp_ops->name, "tls"))
+		return false;
+	tls = tls_get_ctx(sk);
+	if (tls->tx_conf == TLS_BASE ||
+	    tls->prot_info.cipher_type == TLS_CIPHER_CHACHA20_POLY1305)
+		return false;
+	memcpy(&records, tls->tx.rec_seq, sizeof(records));
+	return be64_to_cpu(records) >= TLS_RECORDS_MAX;
 }
 
 /* What the socket said, as RUN tells it. */
@@ -58,6 +90,8 @@ static int socket_send(struct migr_transport *transport, struct iov_iter *iter,
 {
 	struct socket *sock = to_socket(transport)->sock;
 
+	if (key_is_worn(sock->sk))
+		return -EKEYEXPIRED;
 	while (iov_iter_count(iter)) {
 		struct msghdr msg = {
 			.msg_flags = MSG_NOSIGNAL |
@@ -95,10 +129,13 @@ static int socket_recv(struct migr_transport *transport, struct iov_iter *iter)
 	return 0;
 }
 
-/* Wake who waits once this much is there. */
+/*
+ * Wake who waits once this much is there. Not under TLS, which would not hear of
+ * a record that is complete but not that long.
+ */
 static void set_lowat(struct socket *sock, size_t bytes)
 {
-	if (!sock->ops->set_rcvlowat)
+	if (!sock->ops->set_rcvlowat || has_ulp(sock->sk))
 		return;
 	lock_sock(sock->sk);
 	sock->ops->set_rcvlowat(sock->sk, bytes);

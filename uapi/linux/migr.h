@@ -675,7 +675,9 @@ struct migr_migration_status {
  * EPIPE: it had failed before. Any other error ends the stream: EPROTO (the peer
  * sent what it must not), EPROTONOSUPPORT (the peer speaks another version),
  * EBADMSG (what was compressed is broken), ECONNRESET (the peer is gone, or says
- * that this stream is), ETIMEDOUT (the socket's timeout passed), and what the
+ * that this stream is), ETIMEDOUT (the socket's timeout passed), of a kTLS socket
+ * EKEYEXPIRED (its key has encrypted as much as is safe), EBADMSG (what came was
+ * not encrypted by the peer) and EIO (a record that is no data), and what the
  * socket reports. On a source, what it had
  * sent and not seen acknowledged becomes dirty again and goes over the other
  * streams. If there is none, the migration fails; and so it does, whatever the
