@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * Compression of the chunks of a stream: whether it is worth trying, and the
- * kernel's crypto API, which does it.
+ * kernel's crypto API, which does it in units of as much as it takes at once, with
+ * a spinlock of the CPU held. Only what works in the caller is asked for: hardware
+ * would answer later, and with errors of its own.
  *
- * crypto_acomp takes 128 KiB at once at most if the algorithm is software, copies
- * them, and holds a spinlock meanwhile. crypto_comp is the same code without.
- *
- * All of it belongs to the thread that runs the stream: no locks, and no memory
- * is allocated once there is a compressor.
+ * All but @scratch_user belongs to the thread that runs the stream: no locks, and no
+ * memory is allocated once there is a compressor.
  */
 #include <linux/bvec.h>
 #include <linux/cpumask.h>
@@ -17,10 +16,14 @@
 #include <linux/ktime.h>
 #include <linux/math64.h>
 #include <linux/mm.h>
+#include <linux/mutex.h>
 #include <linux/sched.h>
 #include <linux/slab.h>
 #include <linux/tick.h>
+#include <linux/vmalloc.h>
+#include <linux/workqueue.h>
 #include <linux/migr.h>
+#include <crypto/acompress.h>
 
 #include "compress.h"
 #include "inject.h"
@@ -28,6 +31,7 @@
 #include "trace.h"
 
 #define CHUNK_BYTES	((size_t)MIGR_CHUNK_PAGES << PAGE_SHIFT)
+#define UNIT_BYTES	((size_t)MIGR_WIRE_UNIT_PAGES << PAGE_SHIFT)
 /* Fewer pages are not worth the memory that an algorithm clears before it begins. */
 #define PAGES_MIN	8
 /* So many chunks are not tried at most: 128 MiB. */
@@ -39,6 +43,10 @@ static const char *const names[] = {
 	[MIGR_COMPRESSION_LZ4] = "lz4",
 	[MIGR_COMPRESSION_ZSTD] = "zstd",
 };
+
+/* See keep_scratch(): there as long as we are, or an error that is final. */
+static struct crypto_acomp *scratch_user;
+static DEFINE_MUTEX(scratch_lock);
 
 /**
  * migr_compressions() - the algorithms that this kernel has
@@ -52,8 +60,11 @@ u32 migr_compressions(void)
 	u32 found = 0;
 	unsigned int i;
 
+	/* Nobody shall agree on what cannot be had. */
+	if (IS_ERR(READ_ONCE(scratch_user)))
+		return 0;
 	for (i = 0; i < ARRAY_SIZE(names); i++)
-		if (names[i] && crypto_has_comp(names[i], 0, 0))
+		if (names[i] && crypto_has_acomp(names[i], 0, CRYPTO_ALG_ASYNC))
 			found |= BIT(i);
 	return found;
 }
@@ -130,6 +141,123 @@ static void judge(struct migr_compressor *compressor, bool worth)
 	compressor->skip = compressor->skip_next;
 }
 
+struct scratch_work {
+	struct work_struct work;
+	const char *name;
+	struct crypto_acomp *user;
+};
+
+static void make_scratch_user(struct work_struct *work)
+{
+	struct scratch_work *scratch = container_of(work, struct scratch_work,
+						    work);
+
+	scratch->user = crypto_alloc_acomp(scratch->name, 0, CRYPTO_ALG_ASYNC);
+}
+
+/*
+ * The memory that software works in is allocated for all CPUs with the first user of
+ * any algorithm. If there is none the kernel takes it for allocated all the same, and
+ * the second one writes to NULL. So there is a first one for good, made where neither a
+ * signal nor a memory cgroup stands in the way; and if even that fails, none at all.
+ */
+static int keep_scratch(const char *name)
+{
+	struct scratch_work scratch = { .name = name };
+	int ret = 0;
+
+	mutex_lock(&scratch_lock);
+	if (!scratch_user) {
+		INIT_WORK_ONSTACK(&scratch.work, make_scratch_user);
+		queue_work(system_unbound_wq, &scratch.work);
+		flush_work(&scratch.work);
+		destroy_work_on_stack(&scratch.work);
+		ret = PTR_ERR_OR_ZERO(scratch.user);
+		/* With another error it did not come to the memory. */
+		if (!ret || ret == -ENOMEM)
+			WRITE_ONCE(scratch_user, scratch.user);
+	} else {
+		ret = PTR_ERR_OR_ZERO(scratch_user);
+	}
+	mutex_unlock(&scratch_lock);
+	return ret;
+}
+
+/* Vmalloc'ed memory. */
+static void set_memory(struct scatterlist *sg, const u8 *from, size_t len)
+{
+	unsigned int i, nr = DIV_ROUND_UP(offset_in_page(from) + len, PAGE_SIZE);
+
+	sg_init_table(sg, nr);
+	for (i = 0; i < nr; i++) {
+		size_t bytes = min(len, PAGE_SIZE - offset_in_page(from));
+
+		sg_set_page(&sg[i], vmalloc_to_page(from), bytes,
+			    offset_in_page(from));
+		from += bytes;
+		len -= bytes;
+	}
+}
+
+/* How many bytes may come of them: an eighth saved is the least that is worth it. */
+static unsigned int most_worth(unsigned int plain)
+{
+	return plain - plain / 8;
+}
+
+/*
+ * The pages may be written meanwhile. An algorithm may read its input twice and
+ * rely on it: it gets a copy. Returns how many bytes of @to they take, of @room at
+ * most; as many as they are if they are not compressed, 0 if there is no room for
+ * that either.
+ */
+static unsigned int pack_unit(struct migr_compressor *compressor,
+			      const struct bio_vec *bvecs, unsigned int nr,
+			      u8 *to, unsigned int room)
+{
+	unsigned int plain = nr * PAGE_SIZE, i;
+	unsigned int most = min(room, most_worth(plain));
+	struct acomp_req *req = compressor->req;
+
+	for (i = 0; i < nr; i++)
+		memcpy_from_page(compressor->plain + i * PAGE_SIZE,
+				 bvecs[i].bv_page, 0, PAGE_SIZE);
+	set_memory(compressor->src, compressor->plain, plain);
+	set_memory(compressor->dst, to, most);
+	acomp_request_set_params(req, compressor->src, compressor->dst, plain,
+				 most);
+	/* It fails as well if it has to write more than it may. */
+	if (!migr_may_fail(crypto_acomp_compress(req), -EINVAL))
+		return req->dlen;
+	if (room < plain)
+		return 0;
+	memcpy(to, compressor->plain, plain);
+	return plain;
+}
+
+/* All of them, after how long each is; 0 if that is more than @room. */
+static unsigned int pack_units(struct migr_compressor *compressor,
+			       const struct bio_vec *bvecs, unsigned int nr,
+			       unsigned int room)
+{
+	__le32 *sizes = (__le32 *)compressor->packed;
+	unsigned int used = migr_wire_nr_units(nr) * sizeof(*sizes), i, bytes;
+
+	for (i = 0; i < nr; i += MIGR_WIRE_UNIT_PAGES) {
+		if (used >= room)
+			return 0;
+		bytes = pack_unit(compressor, bvecs + i,
+				  min(nr - i, MIGR_WIRE_UNIT_PAGES),
+				  compressor->packed + used, room - used);
+		if (!bytes)
+			return 0;
+		*sizes++ = cpu_to_le32(bytes);
+		used += bytes;
+		cond_resched();
+	}
+	return used;
+}
+
 /**
  * migr_compressor_pack() - compress the pages of a chunk, if that is worth it
  * @compressor: the stream's compressor
@@ -137,9 +265,6 @@ static void judge(struct migr_compressor *compressor, bool worth)
  * @nr: how many
  * @nr_streams: how many streams share the CPUs
  * @counts: what it does is added here
- *
- * The pages may be written meanwhile. An algorithm may read its input twice and
- * rely on it: it gets a copy.
  *
  * Return: how many bytes there are in @compressor->packed; 0 if the pages are to be
  * sent as they are.
@@ -149,11 +274,8 @@ unsigned int migr_compressor_pack(struct migr_compressor *compressor,
 				  unsigned int nr_streams,
 				  struct migr_counts *counts)
 {
-	unsigned int plain = nr * PAGE_SIZE, i;
-	/* An eighth saved is the least that is worth expanding it again. */
-	unsigned int packed = plain - plain / 8;
+	unsigned int plain = nr * PAGE_SIZE, packed;
 	u64 begun, ns;
-	bool worth;
 
 	if (nr < PAGES_MIN)
 		return 0;
@@ -164,23 +286,14 @@ unsigned int migr_compressor_pack(struct migr_compressor *compressor,
 	if (!has_time(compressor, nr_streams))
 		return 0;
 	begun = ktime_get_ns();
-	for (i = 0; i < nr; i++)
-		memcpy_from_page(compressor->plain + i * PAGE_SIZE,
-				 bvecs[i].bv_page, 0, PAGE_SIZE);
-	/* It fails as well if it has to write more than it may. */
-	worth = !migr_may_fail(crypto_comp_compress(compressor->tfm,
-						    compressor->plain, plain,
-						    compressor->packed,
-						    &packed), -EINVAL);
+	packed = pack_units(compressor, bvecs, nr, most_worth(plain));
 	ns = ktime_get_ns() - begun;
 	compressor->used_ns += ns;
 	compressor->balance_ns -= ns;
-	judge(compressor, worth);
+	judge(compressor, packed);
 	counts->compress_ns += ns;
-	if (!worth)
-		packed = 0;
 	trace_migr_compress(plain, packed, ns);
-	if (!worth) {
+	if (!packed) {
 		counts->incompressible++;
 		return 0;
 	}
@@ -191,24 +304,57 @@ unsigned int migr_compressor_pack(struct migr_compressor *compressor,
 }
 
 /**
- * migr_compressor_expand() - expand the pages of a chunk
+ * migr_compressor_begin() - look at the content of a compressed chunk
  * @compressor: the stream's compressor
- * @packed: how many bytes of @compressor->packed have been received
+ * @bytes: how many bytes of @compressor->packed have been received
  * @nr: how many pages they have to make
  *
- * They are in @compressor->plain then.
+ * Return: 0, or -EPROTO, see migr_wire_get_units().
+ */
+int migr_compressor_begin(struct migr_compressor *compressor,
+			  unsigned int bytes, unsigned int nr)
+{
+	compressor->unit = 0;
+	compressor->offset = migr_wire_nr_units(nr) * sizeof(__le32);
+	return migr_wire_get_units((__le32 *)compressor->packed, bytes, nr,
+				   compressor->sizes);
+}
+
+/**
+ * migr_compressor_expand() - expand the next unit of a chunk
+ * @compressor: the stream's compressor
+ * @bvecs: the unit's pages
+ * @nr: how many
  *
- * Return: 0, or -EBADMSG if they make anything else.
+ * The algorithm is trusted to have written all that it says it has.
+ *
+ * Return: 0, or -EBADMSG if it makes anything else than these pages. Their content is
+ * undefined then.
  */
 int migr_compressor_expand(struct migr_compressor *compressor,
-			   unsigned int packed, unsigned int nr)
+			   const struct bio_vec *bvecs, unsigned int nr)
 {
-	unsigned int plain = nr * PAGE_SIZE;
-	int ret;
+	const u8 *from = compressor->packed + compressor->offset;
+	unsigned int bytes = compressor->sizes[compressor->unit], i;
+	struct acomp_req *req = compressor->req;
 
-	ret = crypto_comp_decompress(compressor->tfm, compressor->packed,
-				     packed, compressor->plain, &plain);
-	return ret || plain != nr * PAGE_SIZE ? -EBADMSG : 0;
+	compressor->offset += bytes;
+	compressor->unit++;
+	if (bytes == nr * PAGE_SIZE) {
+		for (i = 0; i < nr; i++)
+			memcpy_to_page(bvecs[i].bv_page, 0,
+				       from + i * PAGE_SIZE, PAGE_SIZE);
+		return 0;
+	}
+	set_memory(compressor->src, from, bytes);
+	sg_init_table(compressor->dst, nr);
+	for (i = 0; i < nr; i++)
+		sg_set_page(&compressor->dst[i], bvecs[i].bv_page, PAGE_SIZE, 0);
+	acomp_request_set_params(req, compressor->src, compressor->dst, bytes,
+				 nr * PAGE_SIZE);
+	if (crypto_acomp_decompress(req) || req->dlen != nr * PAGE_SIZE)
+		return -EBADMSG;
+	return 0;
 }
 
 /**
@@ -224,28 +370,32 @@ struct migr_compressor *migr_compressor_create(u32 compression,
 {
 	struct migr_compressor *compressor;
 	unsigned int nr_cpus;
+	int ret;
 
 	if (compression >= ARRAY_SIZE(names) || !names[compression])
 		return ERR_PTR(-EINVAL);
+	ret = keep_scratch(names[compression]);
+	if (ret)
+		return ERR_PTR(ret);
 	compressor = migr_may_fail(kzalloc(sizeof(*compressor),
 					   GFP_KERNEL_ACCOUNT), NULL);
 	if (!compressor)
 		return ERR_PTR(-ENOMEM);
-	compressor->tfm = migr_may_fail(crypto_alloc_comp(names[compression],
-							  0, 0),
+	compressor->tfm = migr_may_fail(crypto_alloc_acomp(names[compression],
+							   0, CRYPTO_ALG_ASYNC),
 					ERR_PTR(-ENOMEM));
 	if (IS_ERR(compressor->tfm)) {
-		int ret = PTR_ERR(compressor->tfm);
-
+		ret = PTR_ERR(compressor->tfm);
 		kfree(compressor);
 		return ERR_PTR(ret);
 	}
-	/* Cleared: a peer chooses what of it is written. */
-	compressor->plain = migr_may_fail(kvzalloc(CHUNK_BYTES,
-						   GFP_KERNEL_ACCOUNT), NULL);
-	compressor->packed = migr_may_fail(kvzalloc(CHUNK_BYTES,
+	compressor->req = migr_may_fail(acomp_request_alloc(compressor->tfm),
+					NULL);
+	compressor->plain = migr_may_fail(__vmalloc(UNIT_BYTES,
 						    GFP_KERNEL_ACCOUNT), NULL);
-	if (!compressor->plain || !compressor->packed) {
+	compressor->packed = migr_may_fail(__vmalloc(CHUNK_BYTES,
+						     GFP_KERNEL_ACCOUNT), NULL);
+	if (!compressor->req || !compressor->plain || !compressor->packed) {
 		migr_compressor_free(compressor);
 		return ERR_PTR(-ENOMEM);
 	}
@@ -263,8 +413,21 @@ void migr_compressor_free(struct migr_compressor *compressor)
 {
 	if (!compressor)
 		return;
-	kvfree(compressor->packed);
-	kvfree(compressor->plain);
-	crypto_free_comp(compressor->tfm);
+	vfree(compressor->packed);
+	vfree(compressor->plain);
+	if (compressor->req)
+		acomp_request_free(compressor->req);
+	crypto_free_acomp(compressor->tfm);
 	kfree(compressor);
+}
+
+/**
+ * migr_compress_exit() - let go of what all compressors share
+ *
+ * No compressor is left.
+ */
+void migr_compress_exit(void)
+{
+	if (!IS_ERR_OR_NULL(scratch_user))
+		crypto_free_acomp(scratch_user);
 }

@@ -2,17 +2,30 @@
 #ifndef _MIGR_COMPRESS_H
 #define _MIGR_COMPRESS_H
 
+#include <linux/scatterlist.h>
 #include <linux/types.h>
 
+#include "wire.h"
+
+struct acomp_req;
 struct bio_vec;
-struct crypto_comp;
+struct crypto_acomp;
 struct migr_counts;
+
+/* Pages that memory of a unit's size may touch. */
+#define MIGR_UNIT_SEGMENTS	(MIGR_WIRE_UNIT_PAGES + 1)
 
 /**
  * struct migr_compressor - what a stream compresses and expands chunks with
- * @tfm: the algorithm, and the memory that it works in
- * @plain: the pages of a chunk, one after the other
- * @packed: the same compressed
+ * @tfm: the algorithm
+ * @req: what it is asked to do, and the memory that it works in
+ * @src: what it reads
+ * @dst: where it writes
+ * @plain: source: the pages of a unit, one after the other
+ * @packed: a chunk's content as it is on the wire
+ * @sizes: destination: bytes of each unit in @packed
+ * @unit: destination: the unit to be expanded next
+ * @offset: destination: where in @packed it begins
  * @cpu_percent: source: how much of the CPUs' time it may take while they are
  *	idle; 0: whatever they do
  * @skip: source: chunks not to be tried
@@ -24,9 +37,15 @@ struct migr_counts;
  * @balance_ns: source: what it may take now
  */
 struct migr_compressor {
-	struct crypto_comp *tfm;
+	struct crypto_acomp *tfm;
+	struct acomp_req *req;
+	struct scatterlist src[MIGR_UNIT_SEGMENTS];
+	struct scatterlist dst[MIGR_UNIT_SEGMENTS];
 	u8 *plain;
 	u8 *packed;
+	u32 sizes[MIGR_WIRE_UNITS];
+	unsigned int unit;
+	unsigned int offset;
 	unsigned int cpu_percent;
 	unsigned int skip;
 	unsigned int skip_next;
@@ -38,6 +57,7 @@ struct migr_compressor {
 };
 
 u32 migr_compressions(void);
+void migr_compress_exit(void);
 struct migr_compressor *migr_compressor_create(u32 compression,
 					       unsigned int cpu_percent);
 void migr_compressor_free(struct migr_compressor *compressor);
@@ -45,7 +65,9 @@ unsigned int migr_compressor_pack(struct migr_compressor *compressor,
 				  const struct bio_vec *bvecs, unsigned int nr,
 				  unsigned int nr_streams,
 				  struct migr_counts *counts);
+int migr_compressor_begin(struct migr_compressor *compressor,
+			  unsigned int bytes, unsigned int nr);
 int migr_compressor_expand(struct migr_compressor *compressor,
-			   unsigned int packed, unsigned int nr);
+			   const struct bio_vec *bvecs, unsigned int nr);
 
 #endif /* _MIGR_COMPRESS_H */

@@ -284,6 +284,7 @@ static void __exit device_exit(void)
 	misc_deregister(&device);
 	migr_region_exit();
 	migr_limiter_exit();
+	migr_compress_exit();
 }
 module_exit(device_exit);
 

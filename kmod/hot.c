@@ -37,7 +37,11 @@ int migr_hot_init(struct migr_hot *hot, unsigned long nr_chunks)
 		hot->passes = migr_may_fail(kvcalloc(nr_chunks,
 						     sizeof(*hot->passes),
 						     GFP_KERNEL_ACCOUNT), NULL);
-	return hot->written && hot->passes ? 0 : -ENOMEM;
+	if (!hot->left)
+		hot->left = migr_may_fail(kvcalloc(nr_chunks,
+						   sizeof(*hot->left),
+						   GFP_KERNEL_ACCOUNT), NULL);
+	return hot->written && hot->passes && hot->left ? 0 : -ENOMEM;
 }
 
 /**
@@ -48,6 +52,7 @@ void migr_hot_destroy(struct migr_hot *hot)
 {
 	kvfree(hot->written);
 	kvfree(hot->passes);
+	kvfree(hot->left);
 }
 
 /**
@@ -110,6 +115,7 @@ void migr_hot_note(struct migr_hot *hot, unsigned long chunk, u32 pass,
 		  MIGR_CHUNK_PAGES);
 	/* In the first every page is dirty, written or not. */
 	hot->passes[chunk] = pass == 1 ? 0 : pass;
+	hot->left[chunk] = bitmap_weight(left, MIGR_CHUNK_PAGES);
 }
 
 /**
@@ -124,4 +130,16 @@ const u64 *migr_hot_written(const struct migr_hot *hot, unsigned long chunk)
 	static_assert(sizeof(u64) == sizeof(*hot->written));
 
 	return (const u64 *)(hot->written + chunk * CHUNK_LONGS);
+}
+
+/**
+ * migr_hot_left() - how many pages migr_hot_note() was last told are left
+ * @hot: of the region
+ * @chunk: index of the chunk
+ *
+ * Return: how many.
+ */
+unsigned int migr_hot_left(const struct migr_hot *hot, unsigned long chunk)
+{
+	return hot->left[chunk];
 }

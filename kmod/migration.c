@@ -265,6 +265,8 @@ static void reclaim(struct migr_migration *migration,
 					   migr_hot_written(&member->hot, chunk),
 					   MIGR_CHUNK_PAGES / 64);
 			spin_lock(&migration->lock);
+			/* None is left the next time. */
+			migration->hot -= migr_hot_left(&member->hot, chunk);
 			put_chunk(migration, member, chunk);
 			spin_unlock(&migration->lock);
 			migr_delay();

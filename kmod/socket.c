@@ -5,7 +5,7 @@
  * a kTLS socket, with the keys of TLS 1.3 in it: then what passes through here is
  * encrypted and decrypted below, by record.
  *
- * Nothing here takes a lock; sockets have theirs.
+ * The only lock taken here is the socket's own, in set_lowat() and socket_shutdown().
  */
 #include <linux/file.h>
 #include <linux/fs.h>
@@ -45,11 +45,15 @@ static struct migr_socket *to_socket(struct migr_transport *transport)
 	return container_of(transport, struct migr_socket, transport);
 }
 
+static bool is_tcp(const struct sock *sk)
+{
+	return sk->sk_family == AF_INET || sk->sk_family == AF_INET6;
+}
+
 /* Whether something, TLS for instance, is between the socket and its bytes. */
 static bool has_ulp(struct sock *sk)
 {
-	return (sk->sk_family == AF_INET || sk->sk_family == AF_INET6) &&
-	       inet_csk_has_ulp(sk);
+	return is_tcp(sk) && inet_csk_has_ulp(sk);
 }
 
 /* Whether the key of a TLS socket has been used for all that is safe. */
@@ -100,6 +104,12 @@ static int socket_send(struct migr_transport *transport, struct iov_iter *iter,
 		};
 		int ret;
 
+		/*
+		 * TLS says so once, or not at all if it has taken something then;
+		 * afterwards it takes, and keeps, whatever it is given.
+		 */
+		if (READ_ONCE(sock->sk->sk_shutdown) & SEND_SHUTDOWN)
+			return socket_error(sock_error(sock->sk) ?: -EPIPE);
 		if (flags & MIGR_SEND_LEND)
 			ret = migr_sock_lend(sock, &msg);
 		else
@@ -186,7 +196,16 @@ static bool socket_exclusive(struct migr_transport *transport)
 
 static void socket_shutdown(struct migr_transport *transport)
 {
-	kernel_sock_shutdown(to_socket(transport)->sock, SHUT_RDWR);
+	struct socket *sock = to_socket(transport)->sock;
+
+	kernel_sock_shutdown(sock, SHUT_RDWR);
+	/*
+	 * That wakes no TCP peer that waits for room in a queue which nobody
+	 * empties any more. As when it is closed, what is unread resets it; what
+	 * comes from now on does so by itself.
+	 */
+	if (is_tcp(sock->sk) && tcp_inq(sock->sk))
+		tcp_abort(sock->sk, ECONNRESET);
 }
 
 static void socket_free(struct migr_transport *transport)

@@ -36,6 +36,13 @@
  */
 #define RECV_PAGES	64UL
 
+/*
+ * Chunks after which a stream waits for their acknowledgment in mid-pass. All of them
+ * are sent again if it dies, or if its key is worn out: with a key that is good for
+ * less than a pass there would be no end to that.
+ */
+#define UNACKED_MAX	4096
+
 static_assert(MIGR_WIRE_CHUNK_PAGES == MIGR_CHUNK_PAGES);
 static_assert(MIGR_WIRE_PAGE_SIZE == PAGE_SIZE);
 static_assert(BITS_PER_LONG == 64);
@@ -303,6 +310,8 @@ static int step_claim(struct migr_stream *stream)
 	int ret;
 
 	cond_resched();
+	if (stream->nr_unacked >= UNACKED_MAX)
+		return claim_nothing(stream);
 	switch (migr_migration_claim(migration, stream, &member, &chunk)) {
 	case MIGR_CLAIM_TELL:
 		claim_tell(stream);
@@ -489,6 +498,17 @@ static int done_arrives(struct migr_stream *stream)
 	return ret;
 }
 
+/*
+ * It says nothing of memory: it may have waited for the chunk that follows it
+ * while others completed its pass and began the next.
+ */
+static int gone_arrives(struct migr_stream *stream)
+{
+	stream->pass = stream->frame.pass;
+	stream->step = STEP_RECV_GONE;
+	return 0;
+}
+
 static int step_recv_gone(struct migr_stream *stream)
 {
 	int ret;
@@ -527,7 +547,7 @@ static int step_recv_head(struct migr_stream *stream)
 	case MIGR_WIRE_PASS_END:
 		return end_arrives(stream);
 	case MIGR_WIRE_GONE:
-		return frame_arrives(stream, STEP_RECV_GONE);
+		return gone_arrives(stream);
 	case MIGR_WIRE_DONE:
 		return done_arrives(stream);
 	default:
@@ -568,7 +588,6 @@ static int step_recv_masks(struct migr_stream *stream)
 	return 0;
 }
 
-/* Nothing of a chunk gets into the region before all of it has turned out good. */
 static int step_recv_packed(struct migr_stream *stream)
 {
 	size_t bytes = stream_body(stream);
@@ -577,8 +596,8 @@ static int step_recv_packed(struct migr_stream *stream)
 	ret = stream_recv(stream);
 	if (ret)
 		return ret;
-	ret = migr_compressor_expand(stream->compressor, bytes,
-				     stream->counts.data);
+	ret = migr_compressor_begin(stream->compressor, bytes,
+				    stream->counts.data);
 	if (ret)
 		return ret;
 	stream->counts.compressed = 1;
@@ -597,43 +616,6 @@ static void stream_filled(struct migr_stream *stream, size_t bytes)
 		stream->next = find_next_bit(stream->data, MIGR_CHUNK_PAGES,
 					     stream->next + 1);
 	}
-}
-
-/*
- * Take the pages that the next content goes into. A new one is locked until it
- * has content, which saves clearing it first. One that has some may be in use.
- *
- * Who else has the connection can hold its lock while it waits for the page that
- * it receives into: then none is kept locked. If only we have it, nobody can get
- * it.
- */
-static int take_pages(struct migr_stream *stream, unsigned int nr)
-{
-	bool exclusive = stream->transport->ops->exclusive(stream->transport);
-	struct file *file = stream->member->file;
-	unsigned int i = stream->next;
-
-	for_each_set_bit_from(i, stream->data, MIGR_CHUNK_PAGES) {
-		pgoff_t index = stream_first(stream) + i;
-		struct folio *folio;
-
-		if (stream->nr_bvecs == nr)
-			break;
-		folio = migr_may_fail(migr_write_begin(file, index),
-				      ERR_PTR(-ENOMEM));
-		if (IS_ERR(folio) && stream->nr_bvecs)
-			break;
-		if (IS_ERR(folio))
-			return shared_error(stream, PTR_ERR(folio));
-		stream_add_page(stream, folio_file_page(folio, index));
-		/* The lock of a large folio would be taken twice. */
-		if (!exclusive || folio_test_uptodate(folio) ||
-		    folio_test_large(folio)) {
-			folio_get(folio);
-			migr_write_end(file, index, 0, folio);
-		}
-	}
-	return 0;
 }
 
 /* Let them go; @len bytes have been received into them. */
@@ -657,12 +639,52 @@ static void give_pages(struct migr_stream *stream, size_t len)
 	stream->nr_bvecs = 0;
 }
 
+/*
+ * Take the pages that the next content goes into. A new one is locked until it
+ * has content, which saves clearing it first. One that has some may be in use.
+ *
+ * Who else has the connection can hold its lock while it waits for the page that
+ * it receives into: then none is kept locked. If only we have it, nobody can get
+ * it.
+ */
+static int take_pages(struct migr_stream *stream, unsigned int least,
+		      unsigned int most)
+{
+	bool exclusive = stream->transport->ops->exclusive(stream->transport);
+	struct file *file = stream->member->file;
+	unsigned int i = stream->next;
+
+	for_each_set_bit_from(i, stream->data, MIGR_CHUNK_PAGES) {
+		pgoff_t index = stream_first(stream) + i;
+		struct folio *folio;
+
+		if (stream->nr_bvecs == most)
+			break;
+		folio = migr_may_fail(migr_write_begin(file, index),
+				      ERR_PTR(-ENOMEM));
+		if (IS_ERR(folio) && stream->nr_bvecs >= least)
+			break;
+		if (IS_ERR(folio)) {
+			give_pages(stream, 0);
+			return shared_error(stream, PTR_ERR(folio));
+		}
+		stream_add_page(stream, folio_file_page(folio, index));
+		/* The lock of a large folio would be taken twice. */
+		if (!exclusive || folio_test_uptodate(folio) ||
+		    folio_test_large(folio)) {
+			folio_get(folio);
+			migr_write_end(file, index, 0, folio);
+		}
+	}
+	return 0;
+}
+
 /* Receive what has come already. */
 static int recv_queued(struct migr_stream *stream, unsigned int nr)
 {
 	int ret;
 
-	ret = take_pages(stream, nr);
+	ret = take_pages(stream, 1, nr);
 	if (ret)
 		return ret;
 	stream_set_pages(stream, ITER_DEST);
@@ -673,23 +695,22 @@ static int recv_queued(struct migr_stream *stream, unsigned int nr)
 	return ret;
 }
 
-/* Copy pages that have been expanded. Returns how many bytes. */
-static int take_expanded(struct migr_stream *stream)
+/* Expand the next unit into its pages. Returns how many bytes. */
+static int expand_pages(struct migr_stream *stream)
 {
-	const u8 *from = stream->compressor->plain +
-			 bitmap_weight(stream->data, stream->next) * PAGE_SIZE;
-	unsigned int i, nr;
+	unsigned int i = stream->next, nr = 0;
 	int ret;
 
-	ret = take_pages(stream, RECV_PAGES);
+	for_each_set_bit_from(i, stream->data, MIGR_CHUNK_PAGES)
+		if (++nr == MIGR_WIRE_UNIT_PAGES)
+			break;
+	ret = take_pages(stream, nr, nr);
 	if (ret)
 		return ret;
-	nr = stream->nr_bvecs;
-	for (i = 0; i < nr; i++)
-		memcpy_to_page(stream->bvecs[i].bv_page, 0,
-			       from + i * PAGE_SIZE, PAGE_SIZE);
-	give_pages(stream, nr * PAGE_SIZE);
-	return nr * PAGE_SIZE;
+	ret = migr_compressor_expand(stream->compressor, stream->bvecs, nr);
+	give_pages(stream, ret ? 0 : nr * PAGE_SIZE);
+	cond_resched();
+	return ret ?: nr * PAGE_SIZE;
 }
 
 /* Bytes of the chunk that are still to come, and worth waiting for at once. */
@@ -825,7 +846,7 @@ static int step_recv_pages(struct migr_stream *stream)
 		migr_delay();
 		return 0;
 	}
-	ret = stream->frame.compressed ? take_expanded(stream) :
+	ret = stream->frame.compressed ? expand_pages(stream) :
 					 recv_pages(stream);
 	if (ret <= 0)
 		return ret ?: -ECONNRESET;

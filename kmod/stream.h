@@ -31,7 +31,7 @@ struct migr_transport;
  * @STEP_RECV_HEAD: destination: receive a header
  * @STEP_RECV_MASKS: destination: receive a chunk's masks
  * @STEP_RECV_PACKED: destination: receive its pages compressed
- * @STEP_RECV_PAGES: destination: receive its pages, or take those that are expanded
+ * @STEP_RECV_PAGES: destination: receive its pages, or expand them
  * @STEP_RECV_END: destination: make its zero pages holes
  * @STEP_RECV_GONE: destination: wait for a dead stream's run to end
  * @STEP_SEND_ACK: destination: acknowledge what has arrived

@@ -26,7 +26,8 @@ struct migr_transport;
  *	nothing and @expect is 0
  * @queued: how many bytes recv_some() would find, as far as is known
  * @exclusive: nobody else has the connection, or can get it any more
- * @shutdown: end the connection, both ways: no call above waits any more
+ * @shutdown: end the connection, both ways: no call above waits any more, nor does
+ *	the peer for room for what it sends
  * @free: let go of it
  *
  * Errors: -ERESTARTSYS or -EINTR for a signal, -ETIMEDOUT, -ECONNRESET if the

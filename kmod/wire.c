@@ -139,3 +139,34 @@ int migr_wire_get_masks(const struct migr_wire_masks *masks,
 		return -EPROTO;
 	return 0;
 }
+
+/**
+ * migr_wire_get_units() - check how compressed content is divided
+ * @units: the content, which begins with that
+ * @bytes: how many bytes it has
+ * @pages: how many pages it is to make, up to %MIGR_WIRE_CHUNK_PAGES
+ * @sizes: out, bytes of each unit, %MIGR_WIRE_UNITS at most
+ *
+ * Return: 0, or -EPROTO if a unit has no bytes, or more than its pages, or all
+ * together are not @bytes.
+ */
+int migr_wire_get_units(const __le32 *units, __u32 bytes, unsigned int pages,
+			__u32 *sizes)
+{
+	unsigned int nr = migr_wire_nr_units(pages), i, left;
+
+	if (bytes < nr * sizeof(*units))
+		return -EPROTO;
+	bytes -= nr * sizeof(*units);
+	for (i = 0; i < nr; i++) {
+		left = pages - i * MIGR_WIRE_UNIT_PAGES;
+		if (left > MIGR_WIRE_UNIT_PAGES)
+			left = MIGR_WIRE_UNIT_PAGES;
+		sizes[i] = le32_to_cpu(units[i]);
+		if (!sizes[i] || sizes[i] > left * MIGR_WIRE_PAGE_SIZE)
+			return -EPROTO;
+		/* May wrap, but not as far as to nothing. */
+		bytes -= sizes[i];
+	}
+	return bytes ? -EPROTO : 0;
+}

@@ -15,6 +15,9 @@
 #define MIGR_WIRE_VERSION_MIN	1
 #define MIGR_WIRE_PAGE_SIZE	4096
 #define MIGR_WIRE_CHUNK_PAGES	512
+/* As many as the kernel's software compresses at once. */
+#define MIGR_WIRE_UNIT_PAGES	32U
+#define MIGR_WIRE_UNITS		(MIGR_WIRE_CHUNK_PAGES / MIGR_WIRE_UNIT_PAGES)
 
 /**
  * enum migr_wire_type - kinds of frames
@@ -71,7 +74,9 @@ struct migr_wire_hdr {
  * @zero: likewise: page n of the chunk is all zero
  *
  * A page in neither is unchanged. The pages follow in ascending order; with
- * %MIGR_WIRE_COMPRESSED, compressed together, to fewer bytes.
+ * %MIGR_WIRE_COMPRESSED in units of %MIGR_WIRE_UNIT_PAGES, the last of as many as are
+ * left, after a __le32 for each: how many bytes it takes. They are the pages themselves
+ * if there are as many, else what these are compressed to.
  */
 struct migr_wire_masks {
 	__le64 data[MIGR_WIRE_CHUNK_PAGES / 64];
@@ -107,5 +112,18 @@ int migr_wire_get_hdr(const struct migr_wire_hdr *hdr,
 int migr_wire_get_masks(const struct migr_wire_masks *masks,
 			const struct migr_wire_frame *frame,
 			unsigned int chunk_pages, __u64 *data, __u64 *zero);
+int migr_wire_get_units(const __le32 *units, __u32 bytes, unsigned int pages,
+			__u32 *sizes);
+
+/**
+ * migr_wire_nr_units() - how many units compressed pages come in
+ * @pages: how many they are
+ *
+ * Return: how many, the last of which may have fewer pages than the others.
+ */
+static inline unsigned int migr_wire_nr_units(unsigned int pages)
+{
+	return (pages + MIGR_WIRE_UNIT_PAGES - 1) / MIGR_WIRE_UNIT_PAGES;
+}
 
 #endif /* _MIGR_WIRE_H */

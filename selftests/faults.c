@@ -360,6 +360,7 @@ struct move {
 	struct mem to;
 	struct link link;
 	int sock[2];
+	__u32 compression;
 	__u64 not_compressed;
 };
 
@@ -376,7 +377,8 @@ static long add_stream(void *arg)
 {
 	struct move *move = arg;
 
-	return migration_add_stream(move->link.source, move->sock[0], 0);
+	return migration_add_stream_compressed(move->link.source, move->sock[0], 0,
+					       move->compression, 0);
 }
 
 static void close_stream(void *arg, long ret)
@@ -396,29 +398,19 @@ static void adding_a_stream(void)
 	each_fails(&(struct operation){ prepare_stream, add_stream, close_stream }, &move, 3);
 }
 
-static long add_compressed(void *arg)
-{
-	struct move *move = arg;
-
-	return migration_add_stream_compressed(move->link.source, move->sock[0], 0,
-					       MIGR_COMPRESSION_LZ4, 0);
-}
-
 static void adding_a_compressed_stream(void)
 {
-	struct move move = { .from = mem_new(PAGES) };
+	struct move move = { .from = mem_new(PAGES), .compression = MIGR_COMPRESSION_LZ4 };
 
 	/* The compressor, its algorithm, and its memory before and after. */
-	each_fails(&(struct operation){ prepare_stream, add_compressed, close_stream }, &move, 7);
+	each_fails(&(struct operation){ prepare_stream, add_stream, close_stream }, &move, 7);
 }
 
 static void *receive(void *arg)
 {
 	struct link *l = arg;
 
-	do {
-		l->received = stream_run(l->destination_stream);
-	} while (l->received == -EINTR);
+	l->received = stream_run_through(l->destination_stream, &(unsigned int){ 0 });
 	return NULL;
 }
 
@@ -428,7 +420,8 @@ static void prepare_move(void *arg)
 
 	SYS(fallocate(move->to.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0,
 		      move->to.len));
-	link_open(&move->link, unix_pair, 0, &move->from, &move->to, 1);
+	link_open_compressed(&move->link, unix_pair, &move->from, &move->to,
+			     move->compression, 0);
 	move->link.receiver = thread_start(receive, &move->link);
 }
 
@@ -440,8 +433,8 @@ static long migrate(void *arg)
 	long ret;
 
 	ret = migration_pass(l->source, MIGR_PASS_LAST);
-	while (!ret && (ret = stream_run(l->source_stream)) == -EINTR)
-		ret = 0;
+	if (!ret)
+		ret = stream_run_through(l->source_stream, &(unsigned int){ 0 });
 	if (ret)
 		SYS(shutdown(l->sock[0], SHUT_RDWR));
 	return ret;
@@ -451,7 +444,7 @@ static void end_move(void *arg, long ret)
 {
 	struct move *move = arg;
 
-	thread_join_within(move->link.receiver, 25, "the destination's run");
+	link_receive_join(&move->link);
 	CHECK(may_be(move->link.received), "the destination: %s",
 	      strerror(-move->link.received));
 	link_close(&move->link);
@@ -469,17 +462,6 @@ static void migrating(void)
 	each_fails(&(struct operation){ prepare_move, migrate, end_move }, &move, 7);
 }
 
-static void prepare_compressed(void *arg)
-{
-	struct move *move = arg;
-
-	SYS(fallocate(move->to.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0,
-		      move->to.len));
-	link_open_compressed(&move->link, unix_pair, &move->from, &move->to,
-			     MIGR_COMPRESSION_LZ4, 0);
-	move->link.receiver = thread_start(receive, &move->link);
-}
-
 /* What the algorithm fails to compress is sent as it is. */
 static void end_compressed(void *arg, long ret)
 {
@@ -494,10 +476,11 @@ static void end_compressed(void *arg, long ret)
 
 static void migrating_compressed(void)
 {
-	struct move move = { .from = mem_new(20), .to = mem_new(20) };
+	struct move move = { .from = mem_new(20), .to = mem_new(20),
+			     .compression = MIGR_COMPRESSION_LZ4 };
 
 	memset(move.from.p, 1, move.from.len);
-	each_fails(&(struct operation){ prepare_compressed, migrate, end_compressed }, &move, 7);
+	each_fails(&(struct operation){ prepare_move, migrate, end_compressed }, &move, 7);
 	CHECK_EQ(move.not_compressed, 1);
 }
 

@@ -5,6 +5,7 @@
  */
 #include "migration.h"
 #include "workload.h"
+#include "../kmod/wire.h"
 
 #define PAGES		4096UL
 #define PASSES		12U
@@ -107,12 +108,56 @@ static void cooled_down(void)
 		link_pass_hot(&l, 0, PAGES);
 	}
 	CHECK_EQ(link_status(l.source).pass_hot_pages, HOT);
-	link_pass(&l, MIGR_PASS_LAST);
-	link_receive_join(&l);
-	CHECK_EQ(l.received, 0);
+	link_last(&l);
 	CHECK(first_difference(m.p, copy.p, m.len) < 0, "page %lld differs",
 	      first_difference(m.p, copy.p, m.len) / (long long)TEST_PAGE);
 	link_close(&l);
+}
+
+/* What was left of a chunk that is lost with its stream is sent with it the next time. */
+static void stream_dies(void)
+{
+	const __u64 chunks = PAGES / MIGR_WIRE_CHUNK_PAGES;
+	struct mem m = mem_new(PAGES), copy = mem_new(PAGES);
+	struct migr_migration_status st;
+	struct strand *dies, *lives;
+	unsigned int pass;
+	struct bundle b;
+	__u64 i;
+
+	memset(m.p, 1, m.len);
+	bundle_open(&b, &m, &copy);
+	/* Pages that were lent would look pinned for as long as they wait. */
+	dies = bundle_join(&b, unix_pair, MIGR_STREAM_COPY);
+	bundle_add(&b, unix_pair, 0);
+	lives = &b.strands[1];
+	for (pass = 1; pass < 3; pass++) {
+		lru_drain();
+		CALL(migration_pass_hot(b.side[0], 0, HOT));
+		CALL(stream_run(lives->stream[0]));
+		write_hot(&m, pass);
+	}
+	/* A page of each chunk that is sent, and waits in the socket of the one that dies. */
+	for (i = 0; i < chunks; i++)
+		scribble(&m, i * MIGR_WIRE_CHUNK_PAGES + 1, pass);
+	lru_drain();
+	CALL(migration_pass_hot(b.side[0], 0, HOT));
+	dies->thread[0] = thread_start(run_source, dies);
+	WAIT_FOR(link_status(b.side[0]).pass_sent_pages == chunks, 10);
+	CHECK_EQ(link_status(b.side[0]).pass_hot_pages, HOT);
+	CALL(stream_shutdown(dies->stream[0]));
+	bundle_finish(&b);
+	CHECK_EQ(dies->ret[0], -ECONNRESET);
+	CHECK_EQ(link_status(b.side[0]).pass_hot_pages, 0);
+	CALL(stream_run(lives->stream[0]));
+	st = link_status(b.side[0]);
+	CHECK_EQ(st.state, MIGR_STATE_BETWEEN);
+	CHECK_EQ(st.pass_sent_pages, chunks + chunks + HOT);
+	CHECK_EQ(st.pass_hot_pages, 0);
+	CHECK_EQ(st.dirty_pages, 0);
+	bundle_last(&b);
+	expect_equal(&m, &copy);
+	bundle_close(&b);
 }
 
 /* Under writers that do not wait for passes to end. */
@@ -134,9 +179,7 @@ static void no_lost_write(void)
 		left += link_status(l.source).pass_hot_pages;
 	}
 	gate_close(w.gate);
-	link_pass(&l, MIGR_PASS_LAST);
-	link_receive_join(&l);
-	CHECK_EQ(l.received, 0);
+	link_last(&l);
 	diag("%llu pages left in %u passes", (unsigned long long)left, i);
 	CHECK(left, "no page was ever left");
 	CHECK(first_difference(m.p, copy.p, m.len) < 0, "page %lld differs",
@@ -148,6 +191,7 @@ static void no_lost_write(void)
 static const struct test_case cases[] = {
 	CASE_WITHIN(left_to_the_last, 90),
 	CASE(cooled_down),
+	CASE(stream_dies),
 	CASE_WITHIN(no_lost_write, 120),
 };
 

@@ -177,9 +177,7 @@ static __u64 arrive(const struct mem *from, const struct mem *to)
 
 	link_open(&l, unix_pair, 0, from, to, 1);
 	link_receive_start(&l);
-	link_pass(&l, MIGR_PASS_LAST);
-	link_receive_join(&l);
-	CHECK_EQ(l.received, 0);
+	link_last(&l);
 	CALL(region_info(to->fd, &info));
 	expect_equal(from, to);
 	link_close(&l);

@@ -4,69 +4,9 @@
  * records of any size, and what ends a stream: a record that is no data, one that
  * the peer has not encrypted, a key that has been used enough.
  */
-#include "migration.h"
-
-#include <linux/tls.h>
-#include <netinet/tcp.h>
-
-#ifndef SOL_TLS
-#define SOL_TLS	282
-#endif
+#include "ktls.h"
 
 #define TLS_ALERT	21
-
-union ktls_key {
-	struct tls_crypto_info info;
-	struct tls12_crypto_info_aes_gcm_128 aes_128;
-	struct tls12_crypto_info_aes_gcm_256 aes_256;
-	struct tls12_crypto_info_chacha20_poly1305 chacha;
-};
-
-/* A key of a cipher that is about to encrypt or decrypt this record; its size. */
-static socklen_t ktls_key(union ktls_key *key, int cipher, int secret, __u64 record)
-{
-	__u64 sequence = htobe64(record);
-
-	memset(key, secret, sizeof(*key));
-	key->info.version = TLS_1_3_VERSION;
-	key->info.cipher_type = cipher;
-	switch (cipher) {
-	case TLS_CIPHER_AES_GCM_128:
-		memcpy(key->aes_128.rec_seq, &sequence, sizeof(sequence));
-		return sizeof(key->aes_128);
-	case TLS_CIPHER_AES_GCM_256:
-		memcpy(key->aes_256.rec_seq, &sequence, sizeof(sequence));
-		return sizeof(key->aes_256);
-	default:
-		memcpy(key->chacha.rec_seq, &sequence, sizeof(sequence));
-		return sizeof(key->chacha);
-	}
-}
-
-/* One way of a socket: TLS_TX or TLS_RX. */
-static void ktls_way(int fd, int way, int cipher, int secret, __u64 record)
-{
-	union ktls_key key;
-	socklen_t size = ktls_key(&key, cipher, secret, record);
-
-	SYS(setsockopt(fd, SOL_TLS, way, &key, size));
-}
-
-/* Both ends of a pair, with a key for either direction. */
-static void ktls_pair(int fd[2], int cipher, __u64 record)
-{
-	tcp_pair(fd);
-	for (int i = 0; i < 2; i++) {
-		SYS(setsockopt(fd[i], IPPROTO_TCP, TCP_ULP, "tls", sizeof("tls")));
-		ktls_way(fd[i], TLS_TX, cipher, 1 + i, record);
-		ktls_way(fd[i], TLS_RX, cipher, 2 - i, record);
-	}
-}
-
-static void aes_128_pair(int fd[2])
-{
-	ktls_pair(fd, TLS_CIPHER_AES_GCM_128, 0);
-}
 
 static void aes_256_pair(int fd[2])
 {
@@ -103,9 +43,7 @@ static void move(struct link *l, const struct mem *from)
 		fill_random(mem_page(from, rnd(&seed) % from->pages), TEST_PAGE, &seed);
 	link_pass(l, 0);
 	mem_page(from, 0)[1]++;
-	link_pass(l, MIGR_PASS_LAST);
-	link_receive_join(l);
-	CHECK_EQ(l->received, 0);
+	link_last(l);
 }
 
 static void moves(pair_fn pair, __u32 flags)
@@ -256,11 +194,8 @@ static void alert(void)
 static void foreign_pair(int fd[2])
 {
 	tcp_pair(fd);
-	for (int i = 0; i < 2; i++) {
-		SYS(setsockopt(fd[i], IPPROTO_TCP, TCP_ULP, "tls", sizeof("tls")));
-		ktls_way(fd[i], TLS_TX, TLS_CIPHER_AES_GCM_128, 1 + i, 0);
-		ktls_way(fd[i], TLS_RX, TLS_CIPHER_AES_GCM_128, 1 + i, 0);
-	}
+	ktls_end(fd[0], TLS_CIPHER_AES_GCM_128, 1, 1, 0);
+	ktls_end(fd[1], TLS_CIPHER_AES_GCM_128, 2, 2, 0);
 }
 
 static void foreign_records(void)
@@ -331,6 +266,11 @@ static void chacha_does_not_wear(void)
 	moves(worn_chacha_pair, 0);
 }
 
+static void aes_128_ends_with_full_queue(void)
+{
+	ends_with_full_queue(aes_128_pair);
+}
+
 static const struct test_case cases[] = {
 	CASE(unencrypted),
 	CASE(aes_128_lent),
@@ -346,6 +286,7 @@ static const struct test_case cases[] = {
 	CASE(worn_key),
 	CASE(worn_key_of_one),
 	CASE(chacha_does_not_wear),
+	CASE(aes_128_ends_with_full_queue),
 };
 
 int main(int argc, char **argv)

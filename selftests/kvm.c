@@ -62,9 +62,7 @@ static void migrate(unsigned int passes, void (*meanwhile)(const struct mem *m, 
 		link_pass(&l, 0);
 	}
 	vcpus_stop(vcpus, &stop);
-	link_pass(&l, MIGR_PASS_LAST);
-	link_receive_join(&l);
-	CHECK_EQ(l.received, 0);
+	link_last(&l);
 	st = link_status(l.source);
 	CHECK_EQ(st.passes, passes);
 	diag("%u passes, %llu data pages, stamp %u", st.passes,

@@ -17,6 +17,7 @@
 #define _GNU_SOURCE
 #endif
 #include <arpa/inet.h>
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -48,6 +49,7 @@
 #include <unistd.h>
 
 #include <linux/migr.h>
+#include <linux/vm_sockets.h>
 
 #define ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
 
@@ -67,7 +69,15 @@ struct test_case {
 	unsigned int timeout_s;
 };
 
-#define CASE(fn)		{ #fn, fn, 30 }
+/*
+ * What is to end nothing but a hang, in seconds: a connection, a thread that has one,
+ * a test. An emulated machine has been seen to do nothing for half a minute.
+ */
+#define SOCKET_S		60
+#define RUN_S			65
+#define CASE_S			100
+
+#define CASE(fn)		{ #fn, fn, CASE_S }
 #define CASE_WITHIN(fn, s)	{ #fn, fn, s }
 
 /* What may be waited for may take so many times longer: there are slow kernels. */
@@ -443,6 +453,16 @@ static inline int stream_run(int stream)
 	return test_ioctl(stream, MIGR_STREAM_RUN, &arg);
 }
 
+/* On after each interruption; counts them. */
+static inline int stream_run_through(int stream, unsigned int *interrupted)
+{
+	int ret;
+
+	while ((ret = stream_run(stream)) == -EINTR)
+		(*interrupted)++;
+	return ret;
+}
+
 static inline int stream_shutdown(int stream)
 {
 	struct migr_stream_shutdown arg = { .size = sizeof(arg) };
@@ -679,6 +699,20 @@ static inline bool task_sleeps_in(pid_t tid, const char *function)
 	return strstr(file_read(path, stack, sizeof(stack)), function);
 }
 
+/* Whether one of our threads sleeps in a function of the module. */
+static inline bool any_sleeps_in(const char *function)
+{
+	DIR *tasks = opendir("/proc/self/task");
+	struct dirent *task;
+	bool found = false;
+
+	CHECK(tasks, "/proc/self/task: %s", strerror(errno));
+	while (!found && (task = readdir(tasks)))
+		found = task_sleeps_in(atoi(task->d_name), function);
+	closedir(tasks);
+	return found;
+}
+
 /* Whether a task sleeps since it has written more than the limit allows. */
 static inline bool writer_sleeps(pid_t tid)
 {
@@ -751,8 +785,8 @@ static inline void socket_timeout(int fd, unsigned int ms)
 static inline void unix_pair(int fd[2])
 {
 	SYS(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fd));
-	socket_timeout(fd[0], 20000 * test_patience);
-	socket_timeout(fd[1], 20000 * test_patience);
+	socket_timeout(fd[0], SOCKET_S * 1000 * test_patience);
+	socket_timeout(fd[1], SOCKET_S * 1000 * test_patience);
 }
 
 static inline void loopback_up(void)
@@ -767,28 +801,72 @@ static inline void loopback_up(void)
 	close(fd);
 }
 
+/* @address is where to listen, which connect() can be told as well. */
+static inline void connected_pair(int fd[2], void *address, socklen_t len)
+{
+	struct sockaddr *sa = address;
+	int listener = (int)SYS(socket(sa->sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0));
+
+	SYS(bind(listener, sa, len));
+	SYS(listen(listener, 1));
+	SYS(getsockname(listener, sa, &len));
+	fd[0] = (int)SYS(socket(sa->sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0));
+	socket_timeout(fd[0], SOCKET_S * 1000 * test_patience);
+	SYS(connect(fd[0], sa, len));
+	fd[1] = (int)SYS(accept4(listener, NULL, NULL, SOCK_CLOEXEC));
+	socket_timeout(fd[1], SOCKET_S * 1000 * test_patience);
+	close(listener);
+}
+
+static inline void loopback_pair(int fd[2], void *address, socklen_t len)
+{
+	int one = 1;
+
+	loopback_up();
+	connected_pair(fd, address, len);
+	SYS(setsockopt(fd[0], IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one)));
+	SYS(setsockopt(fd[1], IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one)));
+}
+
 static inline void tcp_pair(int fd[2])
 {
 	struct sockaddr_in sin = {
 		.sin_family = AF_INET,
 		.sin_addr.s_addr = htonl(INADDR_LOOPBACK),
 	};
-	socklen_t len = sizeof(sin);
-	int listener, one = 1;
 
-	loopback_up();
-	listener = (int)SYS(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-	SYS(bind(listener, (struct sockaddr *)&sin, sizeof(sin)));
-	SYS(listen(listener, 1));
-	SYS(getsockname(listener, (struct sockaddr *)&sin, &len));
-	fd[0] = (int)SYS(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-	socket_timeout(fd[0], 20000 * test_patience);
-	SYS(connect(fd[0], (struct sockaddr *)&sin, sizeof(sin)));
-	fd[1] = (int)SYS(accept4(listener, NULL, NULL, SOCK_CLOEXEC));
-	socket_timeout(fd[1], 20000 * test_patience);
-	SYS(setsockopt(fd[0], IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one)));
-	SYS(setsockopt(fd[1], IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one)));
-	close(listener);
+	loopback_pair(fd, &sin, sizeof(sin));
+}
+
+static inline void tcp6_pair(int fd[2])
+{
+	struct sockaddr_in6 sin = {
+		.sin6_family = AF_INET6,
+		.sin6_addr = IN6ADDR_LOOPBACK_INIT,
+	};
+
+	loopback_pair(fd, &sin, sizeof(sin));
+}
+
+static inline void vsock_pair(int fd[2])
+{
+	struct sockaddr_vm svm = {
+		.svm_family = AF_VSOCK,
+		.svm_cid = VMADDR_CID_LOCAL,
+		.svm_port = VMADDR_PORT_ANY,
+	};
+
+	connected_pair(fd, &svm, sizeof(svm));
+}
+
+static inline bool recv_all(int sock, void *buf, size_t len)
+{
+	ssize_t n;
+
+	/* MSG_WAITALL is not kept if there is a signal, of a child that stops say. */
+	for (; len && (n = recv(sock, buf, len, 0)) > 0; len -= n)
+		buf = (char *)buf + n;
+	return !len;
 }
 
 /* --------------------------------------------------------------- tracking */

@@ -13,15 +13,6 @@
 
 #define MASK_WORDS (MIGR_WIRE_CHUNK_PAGES / 64)
 
-static void link_run(struct link *l)
-{
-	link_receive_start(l);
-	link_pass(l, 0);
-	link_pass(l, MIGR_PASS_LAST);
-	link_receive_join(l);
-	CHECK_EQ(l->received, 0);
-}
-
 static void expect_untracked(const struct mem *m)
 {
 	struct migr_region_info info;
@@ -104,6 +95,21 @@ static void tcp_lent(void)
 static void tcp_copied(void)
 {
 	mixed(tcp_pair, MIGR_STREAM_COPY);
+}
+
+static void tcp6_lent(void)
+{
+	mixed(tcp6_pair, 0);
+}
+
+static void vsock_lent(void)
+{
+	mixed(vsock_pair, 0);
+}
+
+static void vsock_copied(void)
+{
+	mixed(vsock_pair, MIGR_STREAM_COPY);
 }
 
 static void several_regions(void)
@@ -217,9 +223,7 @@ static void statistics(void)
 	      "%llu dirtied pages", (unsigned long long)s.pass_dirtied_pages);
 
 	lru_drain();
-	link_pass(&l, MIGR_PASS_LAST);
-	link_receive_join(&l);
-	CHECK_EQ(l.received, 0);
+	link_last(&l);
 	s = link_status(l.source);
 	d = link_status(l.destination);
 	CHECK_EQ(s.state, MIGR_STATE_COMPLETE);
@@ -252,10 +256,8 @@ static void many_passes(void)
 	fill_random(from.p, from.len, &seed);
 	link_open(&l, tcp_pair, 0, &from, &to, 1);
 	link_receive_start(&l);
-	for (pass = 0; pass < 30; pass++) {
-		link_pass(&l, pass == 29 ? MIGR_PASS_LAST : 0);
-		if (pass == 29)
-			break;
+	for (pass = 1; pass < 30; pass++) {
+		link_pass(&l, 0);
 		for (i = 0; i < 50; i++) {
 			unsigned char *p = mem_page(&from, rnd(&seed) % from.pages);
 
@@ -267,8 +269,7 @@ static void many_passes(void)
 				fill_random(p, TEST_PAGE, &seed);
 		}
 	}
-	link_receive_join(&l);
-	CHECK_EQ(l.received, 0);
+	link_last(&l);
 	expect_equal(&from, &to);
 }
 
@@ -296,7 +297,8 @@ static void reported_writes(void)
 	struct link l;
 
 	fill_random(m.p, m.len, &seed);
-	link_open_flags(&l, unix_pair, 0, &m, &copy, 1, MIGR_WRITES_REPORTED);
+	link_open_regions(&l, unix_pair, &m, &copy, 1, MIGR_WRITES_REPORTED);
+	link_join(&l, (struct migr_migration_add_stream){ 0 });
 	link_receive_start(&l);
 	/* Before the first pass: all of it is going to be sent. */
 	bit_set(map, 3);
@@ -334,9 +336,7 @@ static void reported_writes(void)
 
 	memset(map, 0xff, bitmap_words(m.pages) * sizeof(*map));
 	CALL(region_merge(m.fd, 0, m.pages, map, NULL));
-	link_pass(&l, MIGR_PASS_LAST);
-	link_receive_join(&l);
-	CHECK_EQ(l.received, 0);
+	link_last(&l);
 	expect_equal(&m, &copy);
 	link_close(&l);
 	expect_untracked(&m);
@@ -406,9 +406,7 @@ static void swapped_pages(void)
 		shadow[i * TEST_PAGE + 8]++;
 	}
 	diag("%llu of the source's pages swapped out again", (unsigned long long)page_out(&from));
-	link_pass(&l, MIGR_PASS_LAST);
-	link_receive_join(&l);
-	CHECK_EQ(l.received, 0);
+	link_last(&l);
 	CHECK(first_difference(shadow, to.p, to.len) < 0, "page %lld did not arrive",
 	      first_difference(shadow, to.p, to.len) / (long long)TEST_PAGE);
 	expect_equal(&from, &to);
@@ -435,16 +433,6 @@ static void send_all(int sock, const void *buf, size_t len)
 		SYS(n);
 		done += (size_t)n;
 	}
-}
-
-static bool recv_all(int sock, void *buf, size_t len)
-{
-	ssize_t n;
-
-	/* MSG_WAITALL is not kept if there is a signal, of a child that stops say. */
-	for (; len && (n = recv(sock, buf, len, 0)) > 0; len -= n)
-		buf = (char *)buf + n;
-	return !len;
 }
 
 static struct migr_wire_hdr frame_hdr(unsigned int type)
@@ -580,6 +568,11 @@ static void unix_peer_gone_in_pass(void)
 static void tcp_peer_gone_in_pass(void)
 {
 	gone_in_pass(tcp_pair);
+}
+
+static void vsock_peer_gone_in_pass(void)
+{
+	gone_in_pass(vsock_pair);
 }
 
 /* A destination that hangs up when it cannot go on, and what stopped it. */
@@ -983,8 +976,7 @@ static void *storm_source(void *arg)
 		for (i = 0; i < 1000; i++)
 			*(__u64 *)mem_page(s->from, rnd(&seed) % s->from->pages) = rnd(&seed);
 		CALL(migration_pass(s->link->source, pass == 4 ? MIGR_PASS_LAST : 0));
-		while ((s->ret[0] = stream_run(s->link->source_stream)) == -EINTR)
-			s->interrupted[0]++;
+		s->ret[0] = stream_run_through(s->link->source_stream, &s->interrupted[0]);
 		if (s->ret[0])
 			break;
 	}
@@ -996,8 +988,7 @@ static void *storm_destination(void *arg)
 {
 	struct storm *s = arg;
 
-	while ((s->ret[1] = stream_run(s->link->destination_stream)) == -EINTR)
-		s->interrupted[1]++;
+	s->ret[1] = stream_run_through(s->link->destination_stream, &s->interrupted[1]);
 	__atomic_add_fetch(&s->ended, 1, __ATOMIC_RELEASE);
 	return NULL;
 }
@@ -1107,18 +1098,23 @@ struct lone_destination {
 	int peer;
 };
 
-static struct lone_destination lone_destination(const struct mem *m)
+static struct lone_destination lone_destination_over(pair_fn pair, const struct mem *m)
 {
 	struct lone_destination d;
 	int fd[2];
 
-	unix_pair(fd);
+	pair(fd);
 	d.sock = fd[0];
 	d.peer = fd[1];
 	d.migration = (int)CALL(migration_create(m->dev, MIGR_ROLE_DESTINATION));
 	CALL(migration_add_region(d.migration, m->fd, 0));
 	d.stream = (int)CALL(migration_add_stream(d.migration, d.sock, 0));
 	return d;
+}
+
+static struct lone_destination lone_destination(const struct mem *m)
+{
+	return lone_destination_over(unix_pair, m);
 }
 
 static void lone_destination_close(struct lone_destination *d)
@@ -1306,6 +1302,112 @@ static void older_source(void)
 	good_frames(1);
 }
 
+/* A chunk as a source of version 1 sends it: what is dirty. Returns how many frames that is. */
+static unsigned int older_chunk(int sock, const struct mem *m, const __u64 *dirty, __u32 pass,
+				__u64 chunk, __u64 sent[2])
+{
+	__u64 first = chunk * MIGR_WIRE_CHUNK_PAGES, data[MASK_WORDS] = { 0 }, nr[2] = { 0 };
+	struct head h = { .hdr = frame_hdr(MIGR_WIRE_CHUNK) };
+	unsigned int i;
+
+	for (i = 0; i < MIGR_WIRE_CHUNK_PAGES && first + i < m->pages; i++) {
+		bool zero = is_zero(mem_page(m, first + i), TEST_PAGE);
+
+		if (!bit_test(dirty, first + i))
+			continue;
+		nr[zero]++;
+		if (zero)
+			h.masks.zero[i / 64] |= htole64(1ULL << i % 64);
+		else
+			bit_set(data, i);
+	}
+	if (!nr[0] && !nr[1])
+		return 0;
+	h.hdr.version = 1;
+	h.hdr.pass = htole32(pass);
+	h.hdr.value = htole64(chunk);
+	h.hdr.length = htole32(sizeof(h.masks) + nr[0] * TEST_PAGE);
+	for (i = 0; i < MASK_WORDS; i++)
+		h.masks.data[i] = htole64(data[i]);
+	send_all(sock, &h, sizeof(h));
+	for (i = 0; i < MIGR_WIRE_CHUNK_PAGES; i++)
+		if (bit_test(data, i))
+			send_all(sock, mem_page(m, first + i), TEST_PAGE);
+	sent[0] += nr[0];
+	sent[1] += nr[1];
+	return 1;
+}
+
+/* One of its passes, which is acknowledged. */
+static void older_pass(int sock, const struct mem *m, const __u64 *dirty, __u32 pass, bool last,
+		       __u64 sent[2])
+{
+	struct migr_wire_hdr end = frame_hdr(MIGR_WIRE_PASS_END), ack;
+	__u64 chunk, frames = 0;
+
+	for (chunk = 0; chunk * MIGR_WIRE_CHUNK_PAGES < m->pages; chunk++)
+		frames += older_chunk(sock, m, dirty, pass, chunk, sent);
+	end.version = 1;
+	end.flags = htole16(last ? MIGR_WIRE_LAST : 0);
+	end.pass = htole32(pass);
+	end.value = htole64(frames);
+	send_all(sock, &end, sizeof(end));
+	CHECK(recv_all(sock, &ack, sizeof(ack)), "pass %u is not acknowledged", pass);
+	end.type = MIGR_WIRE_PASS_ACK;
+	CHECK(!memcmp(&ack, &end, sizeof(end)), "pass %u is acknowledged as another", pass);
+}
+
+/* And its guest: pages are filled, cleared, and given back. */
+static void older_guest(const struct mem *m, __u64 *dirty, __u64 *seed)
+{
+	unsigned int i;
+
+	for (i = 0; i < 300; i++) {
+		__u64 page = rnd(seed) % m->pages;
+
+		if (i % 3 == 0)
+			fill_random(mem_page(m, page), TEST_PAGE, seed);
+		else if (i % 3 == 1)
+			memset(mem_page(m, page), 0, TEST_PAGE);
+		else
+			SYS(madvise(mem_page(m, page), TEST_PAGE, MADV_REMOVE));
+		bit_set(dirty, page);
+	}
+}
+
+/* All of a memory, from its first pass to the last; in one of them nothing is dirty. */
+static void older_source_moves(void)
+{
+	struct mem from = memfd_new(3000), to = mem_new(3000);
+	size_t words = bitmap_words(from.pages);
+	__u64 *dirty = private_alloc(words * sizeof(*dirty));
+	__u64 seed = test_seed + 1, kinds[3] = { 0 }, sent[2] = { 0 };
+	struct lone_destination d = lone_destination(&to);
+	struct runner r = { .stream = d.stream };
+	struct migr_migration_status st;
+	__u32 pass, passes = 4;
+
+	fill_mixed(&from, test_seed, kinds);
+	fill_random(to.p, to.len, &seed);
+	memset(dirty, 0xff, words * sizeof(*dirty));
+	r.thread = thread_start(runner_thread, &r);
+	for (pass = 1; pass <= passes; pass++) {
+		older_pass(d.peer, &from, dirty, pass, pass == passes, sent);
+		expect_equal(&from, &to);
+		memset(dirty, 0, words * sizeof(*dirty));
+		if (pass == 1 || pass == passes - 1)
+			older_guest(&from, dirty, &seed);
+	}
+	thread_join(r.thread);
+	CHECK_EQ(r.ret, 0);
+	st = link_status(d.migration);
+	CHECK_EQ(st.state, MIGR_STATE_COMPLETE);
+	CHECK_EQ(st.passes, passes);
+	CHECK_EQ(st.data_pages, sent[0]);
+	CHECK_EQ(st.zero_pages, sent[1]);
+	lone_destination_close(&d);
+}
+
 /* Cut off at every length: what is missing must not be waited for or made up. */
 static void cut_off(void)
 {
@@ -1335,7 +1437,7 @@ static void cut_off(void)
 	      "the neighbour has changed");
 }
 
-static void garbage(void)
+static void garbage(pair_fn pair)
 {
 	struct mem m = mem_new(1000), neighbour = mem_new(1000);
 	unsigned char *beside = private_alloc(m.len), *bytes = private_alloc(0x10000);
@@ -1345,7 +1447,7 @@ static void garbage(void)
 	fill_random(neighbour.p, neighbour.len, &seed);
 	memcpy(beside, neighbour.p, neighbour.len);
 	for (i = 0; i < 1000; i++) {
-		struct lone_destination d = lone_destination(&m);
+		struct lone_destination d = lone_destination_over(pair, &m);
 		size_t len = rnd(&seed) % 0x4000;
 		int ret;
 
@@ -1377,6 +1479,16 @@ static void garbage(void)
 	}
 	CHECK(first_difference(beside, neighbour.p, m.len) < 0, "the neighbour has changed");
 	expect_migrates(&m);
+}
+
+static void unix_garbage(void)
+{
+	garbage(unix_pair);
+}
+
+static void tcp_garbage(void)
+{
+	garbage(tcp_pair);
 }
 
 /* The destination's memory is smaller than what comes, or another. */
@@ -1499,6 +1611,9 @@ static const struct test_case cases[] = {
 	CASE(unix_copied),
 	CASE(tcp_lent),
 	CASE(tcp_copied),
+	CASE(tcp6_lent),
+	CASE(vsock_lent),
+	CASE(vsock_copied),
 	CASE(several_regions),
 	CASE(sparse),
 	CASE(statistics),
@@ -1508,6 +1623,7 @@ static const struct test_case cases[] = {
 	CASE(peer_gone_before_run),
 	CASE(unix_peer_gone_in_pass),
 	CASE(tcp_peer_gone_in_pass),
+	CASE(vsock_peer_gone_in_pass),
 	CASE(destination_is_full),
 	CASE(bad_answers),
 	CASE(good_answer),
@@ -1524,9 +1640,11 @@ static const struct test_case cases[] = {
 	CASE(bad_frames),
 	CASE(good_frame),
 	CASE(older_source),
+	CASE(older_source_moves),
 	CASE(cut_off),
 	CASE(part_of_chunk),
-	CASE(garbage),
+	CASE(unix_garbage),
+	CASE(tcp_garbage),
 	CASE(regions_do_not_match),
 	CASE(destination_times_out),
 	CASE(destination_shut_down),

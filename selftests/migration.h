@@ -38,30 +38,33 @@ static inline void link_open_regions(struct link *l, pair_fn pair, const struct 
 	}
 }
 
-static inline void link_open_flags(struct link *l, pair_fn pair, __u32 flags,
-				   const struct mem *from, const struct mem *to,
-				   unsigned int regions, __u32 region_flags)
+/* @arg is the source's; of it, the destination has to know what compresses. */
+static inline void link_join(struct link *l, struct migr_migration_add_stream arg)
 {
-	link_open_regions(l, pair, from, to, regions, region_flags);
-	l->source_stream = (int)CALL(migration_add_stream(l->source, l->sock[0], flags));
-	l->destination_stream = (int)CALL(migration_add_stream(l->destination, l->sock[1], 0));
+	arg.socket_fd = l->sock[0];
+	l->source_stream = (int)CALL(migration_add_stream_arg(l->source, arg));
+	l->destination_stream = (int)CALL(migration_add_stream_compressed(l->destination,
+									  l->sock[1], arg.id,
+									  arg.compression, 0));
 }
 
 static inline void link_open(struct link *l, pair_fn pair, __u32 flags,
 			     const struct mem *from, const struct mem *to, unsigned int regions)
 {
-	link_open_flags(l, pair, flags, from, to, regions, 0);
+	link_open_regions(l, pair, from, to, regions, 0);
+	link_join(l, (struct migr_migration_add_stream){ .flags = flags });
 }
 
 static inline void link_open_compressed(struct link *l, pair_fn pair, const struct mem *from,
 					const struct mem *to, __u32 compression, __u32 cpu)
 {
+	struct migr_migration_add_stream arg = {
+		.compression = compression,
+		.compression_cpu = cpu,
+	};
+
 	link_open_regions(l, pair, from, to, 1, 0);
-	l->source_stream = (int)CALL(migration_add_stream_compressed(l->source, l->sock[0], 0,
-								     compression, cpu));
-	l->destination_stream = (int)CALL(migration_add_stream_compressed(l->destination,
-									  l->sock[1], 0,
-									  compression, 0));
+	link_join(l, arg);
 }
 
 static inline void *link_receive(void *arg)
@@ -82,7 +85,7 @@ static inline void link_receive_start(struct link *l)
 
 static inline void link_receive_join(struct link *l)
 {
-	thread_join_within(l->receiver, 25, "the destination's run");
+	thread_join_within(l->receiver, RUN_S, "the destination's run");
 }
 
 static inline void link_pass_hot(struct link *l, __u32 flags, __u64 hot_pages_max)
@@ -94,6 +97,22 @@ static inline void link_pass_hot(struct link *l, __u32 flags, __u64 hot_pages_ma
 static inline void link_pass(struct link *l, __u32 flags)
 {
 	link_pass_hot(l, flags, 0);
+}
+
+/* The last one: the destination has all of it. */
+static inline void link_last(struct link *l)
+{
+	link_pass(l, MIGR_PASS_LAST);
+	link_receive_join(l);
+	CHECK_EQ(l->received, 0);
+}
+
+/* A pass, and the last one. */
+static inline void link_run(struct link *l)
+{
+	link_receive_start(l);
+	link_pass(l, 0);
+	link_last(l);
 }
 
 static inline void link_close(struct link *l)
@@ -116,7 +135,7 @@ static inline struct migr_migration_status link_status(int migration)
 
 /* ------------------------------------------------------- several streams */
 
-#define BUNDLE_MAX	8
+#define BUNDLE_MAX	MIGR_STREAMS_MAX
 
 /* Both ends of a stream, each run by a thread of its own. */
 struct strand {
@@ -164,38 +183,37 @@ static inline void *run_source(void *arg)
 }
 
 /* One more stream, whose destination does not run yet. */
-static inline struct strand *bundle_join(struct bundle *b, pair_fn pair, __u32 flags)
+static inline struct strand *bundle_join_arg(struct bundle *b, pair_fn pair,
+					     struct migr_migration_add_stream arg)
 {
 	struct strand *s = &b->strands[b->nr];
-	__u32 id = b->nr++;
 
-	CHECK(id < BUNDLE_MAX, "too many streams");
+	arg.id = b->nr++;
+	CHECK(arg.id < BUNDLE_MAX, "too many streams");
 	pair(s->sock);
-	s->stream[0] = (int)CALL(migration_add_stream_id(b->side[0], s->sock[0], flags, id));
-	s->stream[1] = (int)CALL(migration_add_stream_id(b->side[1], s->sock[1], 0, id));
+	arg.socket_fd = s->sock[0];
+	s->stream[0] = (int)CALL(migration_add_stream_arg(b->side[0], arg));
+	s->stream[1] = (int)CALL(migration_add_stream_compressed(b->side[1], s->sock[1], arg.id,
+								 arg.compression, 0));
 	return s;
 }
 
-static inline struct strand *bundle_join_compressed(struct bundle *b, pair_fn pair,
-						    __u32 compression, __u32 cpu)
+static inline struct strand *bundle_join(struct bundle *b, pair_fn pair, __u32 flags)
 {
-	struct strand *s = &b->strands[b->nr];
-	__u32 id = b->nr++;
+	return bundle_join_arg(b, pair, (struct migr_migration_add_stream){ .flags = flags });
+}
 
-	CHECK(id < BUNDLE_MAX, "too many streams");
-	pair(s->sock);
-	s->stream[0] = (int)CALL(migration_add_stream_compressed(b->side[0], s->sock[0], id,
-								 compression, cpu));
-	s->stream[1] = (int)CALL(migration_add_stream_compressed(b->side[1], s->sock[1], id,
-								 compression, 0));
-	return s;
+static inline void bundle_add_arg(struct bundle *b, pair_fn pair,
+				  struct migr_migration_add_stream arg)
+{
+	struct strand *s = bundle_join_arg(b, pair, arg);
+
+	s->thread[1] = thread_start(run_destination, s);
 }
 
 static inline void bundle_add(struct bundle *b, pair_fn pair, __u32 flags)
 {
-	struct strand *s = bundle_join(b, pair, flags);
-
-	s->thread[1] = thread_start(run_destination, s);
+	bundle_add_arg(b, pair, (struct migr_migration_add_stream){ .flags = flags });
 }
 
 /* Those of the source that are not dead run a pass. */
@@ -215,7 +233,7 @@ static inline void bundle_finish(struct bundle *b)
 
 	for (i = 0; i < b->nr; i++) {
 		if (b->strands[i].thread[0])
-			thread_join_within(b->strands[i].thread[0], 25, "a source's run");
+			thread_join_within(b->strands[i].thread[0], RUN_S, "a source's run");
 		b->strands[i].thread[0] = 0;
 	}
 }
@@ -232,9 +250,36 @@ static inline void bundle_receive_join(struct bundle *b)
 
 	for (i = 0; i < b->nr; i++) {
 		if (b->strands[i].thread[1])
-			thread_join_within(b->strands[i].thread[1], 25, "a destination's run");
+			thread_join_within(b->strands[i].thread[1], RUN_S, "a destination's run");
 		b->strands[i].thread[1] = 0;
 	}
+}
+
+/* What has failed says why, not what has failed with it. */
+static inline void bundle_check(const struct bundle *b)
+{
+	unsigned int i, failed = 0;
+	int side;
+
+	for (i = 0; i < b->nr; i++)
+		for (side = 0; side < 2; side++)
+			if (b->strands[i].ret[side]) {
+				diag("stream %u, %s: %s", i, side ? "destination" : "source",
+				     strerror(-b->strands[i].ret[side]));
+				failed++;
+			}
+	for (side = 0; failed && side < 2; side++)
+		diag("%s: state %u, %s", side ? "destination" : "source",
+		     link_status(b->side[side]).state,
+		     strerror((int)link_status(b->side[side]).error));
+	CHECK(!failed, "%u runs failed", failed);
+}
+
+/* The last one, with which the runs of the destination end. */
+static inline void bundle_last(struct bundle *b)
+{
+	bundle_pass(b, MIGR_PASS_LAST);
+	bundle_receive_join(b);
 }
 
 static inline void bundle_close(struct bundle *b)
@@ -249,6 +294,42 @@ static inline void bundle_close(struct bundle *b)
 		}
 		SYS(close(b->side[k]));
 	}
+}
+
+/* Whether TCP's peer has no room at all; by tcpi_snd_wnd, which the C library lacks. */
+static inline bool window_is_shut(int sock)
+{
+	__u32 info[58];
+	socklen_t len = sizeof(info);
+
+	return getsockopt(sock, IPPROTO_TCP, TCP_INFO, info, &len) || !info[57];
+}
+
+/*
+ * A destination refuses a frame while the source waits for room to send, and keeps its
+ * socket: the source hears of it.
+ */
+static inline void ends_with_full_queue(pair_fn pair)
+{
+	/* More than any socket's buffers hold. */
+	struct mem from = mem_new(8192), small = mem_new(64);
+	struct pollfd room = { .events = POLLOUT };
+	struct strand *s;
+	struct bundle b;
+
+	memset(from.p, 0x11, from.len);
+	bundle_open(&b, &from, &small);
+	s = bundle_join(&b, pair, 0);
+	room.fd = s->sock[0];
+	bundle_start(&b, 0);
+	WAIT_FOR(!poll(&room, 1, 0) && window_is_shut(room.fd) && any_sleeps_in("socket_send"),
+		 10);
+	CALL_ERR(stream_run(s->stream[1]), EPROTO);
+	thread_join_within(s->thread[0], 5, "a source that waits for room");
+	CHECK_EQ(s->ret[0], -ECONNRESET);
+	bundle_close(&b);
+	mem_free(&from);
+	mem_free(&small);
 }
 
 #endif /* MIGR_SELFTEST_MIGRATION_H */

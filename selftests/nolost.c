@@ -57,9 +57,7 @@ static void migrate(pair_fn pair, __u32 flags, __u64 pages)
 		link_pass(&l, 0);
 	}
 	gate_close(w.gate);
-	link_pass(&l, MIGR_PASS_LAST);
-	link_receive_join(&l);
-	CHECK_EQ(l.received, 0);
+	link_last(&l);
 	st = link_status(l.source);
 	CHECK_EQ(st.state, MIGR_STATE_COMPLETE);
 	CHECK_EQ(st.passes, PASSES);

@@ -12,35 +12,91 @@
 #define SCANNING	"/sys/kernel/debug/sched/numa_balancing/"
 #define NODES		3UL	/* 0 and 1 */
 
-static void disturbed(void (*once)(struct disturber *d), unsigned int times_a_round)
+/* The page frame of each page of the region, 0 for one that is being moved. */
+static void find_frames(const struct mem *m, __u64 *frames)
 {
-	struct mem m = mem_new(DISTURBED_PAGES);
-	__u64 before = vmstat("pgmigrate_success"), moved;
+	int fd = (int)SYS(open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC));
+	size_t len = m->pages * sizeof(*frames);
+	__u64 i;
 
-	workload_disturbed(&m, once, times_a_round);
-	moved = vmstat("pgmigrate_success") - before;
-	diag("%llu pages moved", (unsigned long long)moved);
-	CHECK(moved, "no page moved");
+	for (i = 0; i < m->pages; i++)
+		(void)*(volatile unsigned char *)mem_page(m, i);
+	CHECK_EQ(pread(fd, frames, len, (off_t)((uintptr_t)m->p / TEST_PAGE * sizeof(*frames))),
+		 len);
+	/* Whether it is there, and where: the lower 55 bits. */
+	for (i = 0; i < m->pages; i++)
+		frames[i] = frames[i] >> 63 ? frames[i] << 9 >> 9 : 0;
+	SYS(close(fd));
 }
 
-/* Makes holes for it: every other page of what it had allocated. */
+/* How many pages of the region, not others of the machine, have moved. */
+static __u64 moved_while(const struct mem *m, void (*once)(struct disturber *d),
+			 unsigned int times_a_round)
+{
+	__u64 *before = private_alloc(2 * m->pages * sizeof(*before)), *after = before + m->pages;
+	__u64 i, moved = 0;
+
+	find_frames(m, before);
+	workload_disturbed(m, once, times_a_round);
+	find_frames(m, after);
+	for (i = 0; i < m->pages; i++)
+		moved += before[i] && after[i] && before[i] != after[i];
+	diag("%llu of the region's pages have moved", (unsigned long long)moved);
+	munmap(before, 2 * m->pages * sizeof(*before));
+	return moved;
+}
+
+static void disturbed(const struct mem *m, void (*once)(struct disturber *d),
+		      unsigned int times_a_round)
+{
+	CHECK(moved_while(m, once, times_a_round), "no page of the region has moved");
+}
+
+/* So many other pages lie between two of the region's, or the per-CPU lists have all. */
+#define BETWEEN		(16 * TEST_PAGE)
+static unsigned char *between;
+
+/*
+ * Without them the region's pages are strewn over blocks that are nearly free.
+ * Compaction fills these up from the end; it leaves alone what is all free.
+ */
 static void compact_once(struct disturber *d)
 {
-	size_t len = 4096 * TEST_PAGE, i;
-	unsigned char *p = private_alloc(len);
+	size_t len = d->mem->pages * BETWEEN;
 
-	SYS(madvise(p, len, MADV_NOHUGEPAGE));
-	memset(p, 1, len);
-	for (i = 0; i < len; i += 2 * TEST_PAGE)
-		SYS(madvise(p + i, TEST_PAGE, MADV_DONTNEED));
+	SYS(madvise(between, len, MADV_DONTNEED));
 	CHECK(file_write(COMPACT, "1"), "%s: %s", COMPACT, strerror(errno));
-	SYS(munmap(p, len));
+	memset(between, 1, len);
 	disturber_scribble(d, d->mem->p);
 }
 
+/* Memory between whose pages there are others, to be given up. */
+static __u64 compacted(void)
+{
+	struct mem m = mem_new(DISTURBED_PAGES);
+	__u64 i, moved;
+
+	between = private_alloc(m.pages * BETWEEN);
+	SYS(madvise(between, m.pages * BETWEEN, MADV_NOHUGEPAGE));
+	for (i = 0; i < m.pages; i++) {
+		*mem_page(&m, i) = 1;
+		memset(between + i * BETWEEN, 1, BETWEEN);
+	}
+	moved = moved_while(&m, compact_once, 1);
+	SYS(munmap(between, m.pages * BETWEEN));
+	mem_free(&m);
+	return moved;
+}
+
+/* What it moves is up to where the kernel has found memory: it may be none of ours. */
 static void compaction(void)
 {
-	disturbed(compact_once, 1);
+	unsigned long node = 1;
+	int attempts = 0;
+
+	SYS(syscall(SYS_set_mempolicy, MPOL_BIND, &node, 8 * sizeof(node)));
+	while (!compacted())
+		CHECK(++attempts < 4, "no page of the region has moved");
 }
 
 static void move_pages_once(struct disturber *d)
@@ -50,8 +106,10 @@ static void move_pages_once(struct disturber *d)
 
 static void moved_pages(void)
 {
+	struct mem m = mem_new(DISTURBED_PAGES);
+
 	need_two_nodes();
-	disturbed(move_pages_once, 10);
+	disturbed(&m, move_pages_once, 10);
 }
 
 static void migrate_pages_once(struct disturber *d)
@@ -63,8 +121,10 @@ static void migrate_pages_once(struct disturber *d)
 
 static void migrated_processes(void)
 {
+	struct mem m = mem_new(DISTURBED_PAGES);
+
 	need_two_nodes();
-	disturbed(migrate_pages_once, 1);
+	disturbed(&m, migrate_pages_once, 1);
 }
 
 /* How often the kernel looks, in milliseconds; by itself once a second at most. */
@@ -122,10 +182,8 @@ static void balanced_meanwhile(void)
 
 	balancing_on();
 	balance(m.p, m.len);
-	workload_disturbed(&m, balance_once, 4);
-	diag("%llu hinting faults, %llu pages moved",
-	     (unsigned long long)(vmstat("numa_hint_faults") - before),
-	     (unsigned long long)vmstat("numa_pages_migrated"));
+	disturbed(&m, balance_once, 4);
+	diag("%llu hinting faults", (unsigned long long)(vmstat("numa_hint_faults") - before));
 }
 
 /*
@@ -164,7 +222,7 @@ static void hinting_faults(void)
 }
 
 static const struct test_case cases[] = {
-	CASE_WITHIN(compaction, 120),
+	CASE_WITHIN(compaction, 240),
 	CASE_WITHIN(moved_pages, 120),
 	CASE_WITHIN(migrated_processes, 120),
 	CASE_WITHIN(balanced_meanwhile, 120),

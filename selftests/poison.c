@@ -70,6 +70,31 @@ static void poisoned_before_it_is_sent(void)
 	CHECK_EQ(info.state, 0);
 }
 
+/* Nothing can be written to it, compressed or not. */
+static void poisoned_where_it_arrives(void)
+{
+	static const __u32 compressions[] = { MIGR_COMPRESSION_NONE, MIGR_COMPRESSION_LZ4 };
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(compressions); i++) {
+		struct mem m = mem_new(512), copy = mem_new(512);
+		struct link l;
+
+		memset(m.p, 0x11, m.len);
+		memset(copy.p, 0x22, copy.len);
+		lru_drain();
+		poison(&copy, BAD_PAGE);
+		link_open_compressed(&l, unix_pair, &m, &copy, compressions[i], 0);
+		link_receive_start(&l);
+		CALL(migration_pass(l.source, 0));
+		CALL_ERR(stream_run(l.source_stream), ECONNRESET);
+		link_receive_join(&l);
+		CHECK_EQ(l.received, -EIO);
+		CHECK_EQ(link_status(l.destination).error, EIO);
+		link_close(&l);
+	}
+}
+
 /* The destination has what the source has no more. */
 static void poisoned_after_it_was_sent(void)
 {
@@ -86,9 +111,7 @@ static void poisoned_after_it_was_sent(void)
 	link_pass(&l, 0);
 	CHECK_EQ(link_status(l.source).dirty_pages, 0);
 	poison(&m, BAD_PAGE);
-	link_pass(&l, MIGR_PASS_LAST);
-	link_receive_join(&l);
-	CHECK_EQ(l.received, 0);
+	link_last(&l);
 	CHECK(first_difference(before, copy.p, m.len) < 0, "page %lld differs",
 	      first_difference(before, copy.p, m.len) / (long long)TEST_PAGE);
 	link_close(&l);
@@ -97,6 +120,7 @@ static void poisoned_after_it_was_sent(void)
 static const struct test_case cases[] = {
 	CASE(tracked),
 	CASE(poisoned_before_it_is_sent),
+	CASE(poisoned_where_it_arrives),
 	CASE(poisoned_after_it_was_sent),
 };
 

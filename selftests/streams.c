@@ -7,10 +7,13 @@
 #include "workload.h"
 #include "../kmod/wire.h"
 
-#include <dirent.h>
 #include <endian.h>
 
 #define PAGES	16384UL
+/* Streams that follow one another. */
+#define GENERATIONS	8
+/* Chunks that a stream sends before it waits for an answer. */
+#define ACKNOWLEDGED	4096UL
 /* How long the module stays where others may come in between. */
 #define DELAY	"/sys/module/migr/parameters/delay_ms"
 
@@ -33,12 +36,8 @@ static void share(pair_fn pair, unsigned int nr)
 		CHECK_EQ(link_status(b.side[0]).state, MIGR_STATE_BETWEEN);
 	}
 	gate_close(w.gate);
-	bundle_pass(&b, MIGR_PASS_LAST);
-	bundle_receive_join(&b);
-	for (i = 0; i < nr; i++) {
-		CHECK_EQ(b.strands[i].ret[0], 0);
-		CHECK_EQ(b.strands[i].ret[1], 0);
-	}
+	bundle_last(&b);
+	bundle_check(&b);
 	CHECK_EQ(link_status(b.side[0]).state, MIGR_STATE_COMPLETE);
 	CHECK_EQ(link_status(b.side[1]).state, MIGR_STATE_COMPLETE);
 	CHECK_EQ(link_status(b.side[1]).data_pages, link_status(b.side[0]).data_pages);
@@ -57,7 +56,15 @@ static void eight_share(void)
 	share(tcp_pair, 8);
 }
 
-/* The calls alone tell nothing of who did what: the sockets do. */
+static void all_share(void)
+{
+	share(tcp_pair, MIGR_STREAMS_MAX);
+}
+
+/*
+ * The calls alone tell nothing of who did what: the sockets do. Until all sources have
+ * begun a chunk nobody receives, or the first might have done all before the last runs.
+ */
 static void work_is_divided(void)
 {
 	struct mem from = mem_new(PAGES), to = mem_new(PAGES);
@@ -68,8 +75,16 @@ static void work_is_divided(void)
 	fill_random(from.p, from.len, &seed);
 	bundle_open(&b, &from, &to);
 	for (i = 0; i < 4; i++)
-		bundle_add(&b, tcp_pair, 0);
-	bundle_pass(&b, MIGR_PASS_LAST);
+		bundle_join(&b, tcp_pair, 0);
+	bundle_start(&b, MIGR_PASS_LAST);
+	for (i = 0; i < 4; i++) {
+		struct pollfd begun = { .fd = b.strands[i].sock[1], .events = POLLIN };
+
+		WAIT_FOR(poll(&begun, 1, 0), RUN_S);
+	}
+	for (i = 0; i < 4; i++)
+		b.strands[i].thread[1] = thread_start(run_destination, &b.strands[i]);
+	bundle_finish(&b);
 	bundle_receive_join(&b);
 	for (i = 0; i < 4; i++) {
 		/* The C library's ends before what is asked for. */
@@ -81,7 +96,6 @@ static void work_is_divided(void)
 
 		SYS(getsockopt(b.strands[i].sock[0], IPPROTO_TCP, TCP_INFO, &info, &len));
 		diag("stream %u: %llu bytes", i, (unsigned long long)info.bytes_acked);
-		/* A chunk is claimed by whoever is free: one at least. */
 		CHECK(info.bytes_acked > MIGR_WIRE_CHUNK_PAGES * TEST_PAGE,
 		      "stream %u had nothing to do", i);
 	}
@@ -122,8 +136,7 @@ static void die(pair_fn pair, unsigned int rounds)
 			dead += b.strands[i].ret[0] < 0;
 		}
 		gate_close(w.gate);
-		bundle_pass(&b, MIGR_PASS_LAST);
-		bundle_receive_join(&b);
+		bundle_last(&b);
 		CHECK_EQ(b.strands[3].ret[0], 0);
 		CHECK_EQ(b.strands[3].ret[1], 0);
 		CHECK_EQ(link_status(b.side[0]).state, MIGR_STATE_COMPLETE);
@@ -179,8 +192,7 @@ static void all_die(void)
 
 	bundle_open(&b, &from, &to);
 	bundle_add(&b, tcp_pair, 0);
-	bundle_pass(&b, MIGR_PASS_LAST);
-	bundle_receive_join(&b);
+	bundle_last(&b);
 	CHECK_EQ(b.strands[0].ret[1], 0);
 	expect_equal(&from, &to);
 	bundle_close(&b);
@@ -210,8 +222,7 @@ static void stuck_stream(void)
 	bundle_finish(&b);
 	CHECK_EQ(stuck->ret[0], -ECONNRESET);
 	CHECK_EQ(link_status(b.side[0]).state, MIGR_STATE_BETWEEN);
-	bundle_pass(&b, MIGR_PASS_LAST);
-	bundle_receive_join(&b);
+	bundle_last(&b);
 	expect_equal(&from, &to);
 	/* The destination had been told that it is dead. */
 	CALL_ERR(stream_run(stuck->stream[1]), ECONNRESET);
@@ -233,7 +244,7 @@ static void come_and_go(void)
 	gate_open(w.gate);
 	bundle_open(&b, &from, &to);
 	bundle_add(&b, unix_pair, 0);
-	for (i = 1; i < BUNDLE_MAX; i++) {
+	for (i = 1; i < GENERATIONS; i++) {
 		struct strand *s = &b.strands[i];
 
 		workload_turn(&w);
@@ -248,9 +259,8 @@ static void come_and_go(void)
 		b.strands[i - 1].stream[0] = (int)SYS(dup(b.strands[i - 1].sock[0]));
 	}
 	gate_close(w.gate);
-	bundle_pass(&b, MIGR_PASS_LAST);
-	bundle_receive_join(&b);
-	CHECK_EQ(b.strands[BUNDLE_MAX - 1].ret[1], 0);
+	bundle_last(&b);
+	CHECK_EQ(b.strands[GENERATIONS - 1].ret[1], 0);
 	expect_equal(&from, &to);
 	workload_stop(&w);
 	bundle_close(&b);
@@ -287,8 +297,7 @@ static void old_page_does_not_overtake(void)
 	/* It would now receive what is old. */
 	CALL_ERR(stream_run(first->stream[1]), ECONNRESET);
 	CHECK(to.p[0] == 0x22 && !memcmp(to.p, to.p + 1, to.len - 1), "an old page came last");
-	bundle_pass(&b, MIGR_PASS_LAST);
-	bundle_receive_join(&b);
+	bundle_last(&b);
 	expect_equal(&from, &to);
 	bundle_close(&b);
 }
@@ -315,24 +324,9 @@ static void dead_before_it_came(void)
 	CHECK_EQ(second->ret[0], 0);
 	CALL_ERR(migration_add_stream_id(b.side[1], first->sock[1], 0, 0), EEXIST);
 	first->stream[1] = (int)SYS(dup(first->sock[1]));
-	bundle_pass(&b, MIGR_PASS_LAST);
-	bundle_receive_join(&b);
+	bundle_last(&b);
 	expect_equal(&from, &to);
 	bundle_close(&b);
-}
-
-/* Whether one of our threads sleeps in a function of the module. */
-static bool any_sleeps_in(const char *function)
-{
-	DIR *tasks = opendir("/proc/self/task");
-	struct dirent *task;
-	bool found = false;
-
-	CHECK(tasks, "/proc/self/task: %s", strerror(errno));
-	while (!found && (task = readdir(tasks)))
-		found = task_sleeps_in(atoi(task->d_name), function);
-	closedir(tasks);
-	return found;
 }
 
 /* Nor does one that waits for the others have to be waited for. */
@@ -426,6 +420,101 @@ static void shut_down_in_chunk(void)
 	bundle_close(&b);
 }
 
+static void unix_ends_with_full_queue(void)
+{
+	ends_with_full_queue(unix_pair);
+}
+
+static void tcp_ends_with_full_queue(void)
+{
+	ends_with_full_queue(tcp_pair);
+}
+
+static void tcp6_ends_with_full_queue(void)
+{
+	ends_with_full_queue(tcp6_pair);
+}
+
+static void vsock_ends_with_full_queue(void)
+{
+	ends_with_full_queue(vsock_pair);
+}
+
+/* What a source says, played by the test. */
+static struct migr_wire_hdr frame(unsigned int type, __u32 pass, __u64 value, __u32 length)
+{
+	return (struct migr_wire_hdr){
+		.magic = htole32(MIGR_WIRE_MAGIC),
+		.version = MIGR_WIRE_VERSION,
+		.type = type,
+		.pass = htole32(pass),
+		.value = htole64(value),
+		.length = htole32(length),
+	};
+}
+
+static void say(const struct strand *s, unsigned int type, __u32 pass, __u64 value)
+{
+	struct migr_wire_hdr hdr = frame(type, pass, value, 0);
+
+	CHECK_EQ(send(s->sock[0], &hdr, sizeof(hdr), MSG_NOSIGNAL), (long long)sizeof(hdr));
+}
+
+/* The first chunk: all that it has is a page of zeroes. */
+static void say_chunk(const struct strand *s, __u32 pass)
+{
+	struct {
+		struct migr_wire_hdr hdr;
+		struct migr_wire_masks masks;
+	} chunk = {
+		.hdr = frame(MIGR_WIRE_CHUNK, pass, 0, sizeof(chunk.masks)),
+		.masks.zero[0] = htole64(1),
+	};
+
+	CHECK_EQ(send(s->sock[0], &chunk, sizeof(chunk), MSG_NOSIGNAL),
+		 (long long)sizeof(chunk));
+}
+
+/* The last of a pass, which is answered. */
+static void say_end(const struct strand *s, __u32 pass, __u64 chunks)
+{
+	struct migr_wire_hdr ack;
+
+	say(s, MIGR_WIRE_PASS_END, pass, chunks);
+	CHECK_EQ(recv(s->sock[0], &ack, sizeof(ack), MSG_WAITALL), (long long)sizeof(ack));
+	CHECK_EQ(ack.type, MIGR_WIRE_PASS_ACK);
+}
+
+/* That one is gone may be said late: in a pass that others have completed. */
+static void late_gone(void)
+{
+	struct mem m = mem_new(64);
+	struct strand *first, *late;
+	struct bundle b;
+
+	bundle_open(&b, &m, &m);
+	bundle_add(&b, unix_pair, 0);
+	bundle_add(&b, unix_pair, 0);
+	first = &b.strands[0];
+	late = &b.strands[1];
+	say_chunk(first, 1);
+	say_end(first, 1, 1);
+	say_chunk(first, 2);
+	say_end(first, 2, 1);
+	say(late, MIGR_WIRE_GONE, 1, 7);
+	say_chunk(late, 2);
+	say_end(late, 2, 1);
+	CHECK_EQ(link_status(b.side[1]).passes, 2);
+	say(first, MIGR_WIRE_DONE, 2, 0);
+	WAIT_FOR(link_status(b.side[1]).state == MIGR_STATE_COMPLETE, 5);
+	say(late, MIGR_WIRE_GONE, 2, 8);
+	say(late, MIGR_WIRE_DONE, 2, 0);
+	bundle_receive_join(&b);
+	CHECK_EQ(first->ret[1], 0);
+	CHECK_EQ(late->ret[1], 0);
+	bundle_close(&b);
+}
+
 /* A source that says so while a page is still on its way is not believed. */
 static void done_too_early(void)
 {
@@ -433,20 +522,8 @@ static void done_too_early(void)
 		struct migr_wire_hdr hdr;
 		struct migr_wire_masks masks;
 	} chunk = {
-		.hdr = {
-			.magic = htole32(MIGR_WIRE_MAGIC),
-			.version = MIGR_WIRE_VERSION,
-			.type = MIGR_WIRE_CHUNK,
-			.pass = htole32(1),
-			.length = htole32(sizeof(chunk.masks) + TEST_PAGE),
-		},
+		.hdr = frame(MIGR_WIRE_CHUNK, 1, 0, sizeof(chunk.masks) + TEST_PAGE),
 		.masks.data[0] = htole64(1),
-	};
-	struct migr_wire_hdr done = {
-		.magic = htole32(MIGR_WIRE_MAGIC),
-		.version = MIGR_WIRE_VERSION,
-		.type = MIGR_WIRE_DONE,
-		.pass = htole32(1),
 	};
 	struct mem m = mem_new(64);
 	struct strand *slow, *hasty;
@@ -458,7 +535,7 @@ static void done_too_early(void)
 	CHECK_EQ(send(slow->sock[0], &chunk, sizeof(chunk), 0), (long long)sizeof(chunk));
 	slow->thread[1] = thread_start(run_destination, slow);
 	WAIT_FOR(link_status(b.side[1]).state == MIGR_STATE_PASS, 5);
-	CHECK_EQ(send(hasty->sock[0], &done, sizeof(done), 0), (long long)sizeof(done));
+	say(hasty, MIGR_WIRE_DONE, 1, 0);
 	CALL_ERR(stream_run(hasty->stream[1]), EPROTO);
 	CHECK_EQ(link_status(b.side[1]).state, MIGR_STATE_PASS);
 	CALL(stream_shutdown(slow->stream[1]));
@@ -466,6 +543,175 @@ static void done_too_early(void)
 	CHECK_EQ(slow->ret[1], -ECONNRESET);
 	CHECK_EQ(link_status(b.side[1]).state, MIGR_STATE_FAILED);
 	bundle_close(&b);
+}
+
+/* What was said once may be said again in its pass: it harms who says so. Later it may not. */
+static void replayed(void)
+{
+	struct mem m = mem_new(64);
+	struct strand *first, *second;
+	struct bundle b;
+
+	bundle_open(&b, &m, &m);
+	bundle_add(&b, unix_pair, 0);
+	bundle_add(&b, unix_pair, 0);
+	first = &b.strands[0];
+	second = &b.strands[1];
+	say_chunk(first, 1);
+	say_end(first, 1, 1);
+	say_chunk(first, 1);
+	say_end(first, 1, 1);
+	say_chunk(first, 2);
+	say_end(first, 2, 1);
+	say_chunk(first, 1);
+	say_chunk(second, 1);
+	bundle_receive_join(&b);
+	CHECK_EQ(first->ret[1], -EPROTO);
+	CHECK_EQ(second->ret[1], -EPROTO);
+	CHECK_EQ(link_status(b.side[1]).passes, 2);
+	bundle_close(&b);
+}
+
+#define RAVERS		4U
+#define RAVINGS		400
+
+/* What a frame that means something may be. Returns how many bytes it has. */
+static size_t rave_frame(struct migr_wire_hdr *hdr, struct migr_wire_masks *masks,
+			 unsigned char *pages, const struct mem *m, __u64 *sent, __u64 *seed)
+{
+	static const unsigned char types[] = {
+		MIGR_WIRE_CHUNK, MIGR_WIRE_CHUNK, MIGR_WIRE_CHUNK, MIGR_WIRE_CHUNK,
+		MIGR_WIRE_PASS_END, MIGR_WIRE_PASS_END, MIGR_WIRE_GONE, MIGR_WIRE_CHUNK,
+	};
+	unsigned int type = types[rnd(seed) % ARRAY_SIZE(types)], nr = 1 + rnd(seed) % 3, i;
+	__u64 chunk = rnd(seed) % (m->pages / MIGR_WIRE_CHUNK_PAGES);
+
+	if (type == MIGR_WIRE_GONE) {
+		*hdr = frame(type, 1, RAVERS + rnd(seed) % 1000, 0);
+		return sizeof(*hdr);
+	}
+	if (type == MIGR_WIRE_PASS_END) {
+		*hdr = frame(type, 1, *sent, 0);
+		*sent = 0;
+		return sizeof(*hdr);
+	}
+	memset(masks, 0, sizeof(*masks));
+	for (i = 0; i < nr; i++)
+		masks->data[i] = htole64(1ULL << rnd(seed) % 64);
+	masks->zero[7] = htole64(rnd(seed));
+	fill_random(pages, nr * TEST_PAGE, seed);
+	*hdr = frame(type, 1, chunk, sizeof(*masks) + nr * TEST_PAGE);
+	(*sent)++;
+	return sizeof(*hdr) + le32toh(hdr->length);
+}
+
+struct raver {
+	const struct strand *s;
+	const struct mem *m;
+	__u64 seed;
+};
+
+/*
+ * Says what a source may say, and now and then what none says: bits are flipped, a part
+ * is left out or comes twice, the connection ends.
+ */
+static void *rave(void *arg)
+{
+	struct {
+		struct migr_wire_hdr hdr;
+		struct migr_wire_masks masks;
+		unsigned char pages[3 * TEST_PAGE];
+	} f;
+	unsigned char *bytes = (unsigned char *)&f, answer[4096];
+	struct raver *r = arg;
+	__u64 sent = 0;
+	size_t len;
+	int i;
+
+	for (i = 0; i < RAVINGS; i++) {
+		len = rave_frame(&f.hdr, &f.masks, f.pages, r->m, &sent, &r->seed);
+		switch (rnd(&r->seed) % 300) {
+		case 0:
+			bytes[rnd(&r->seed) % sizeof(f.hdr)] ^= 1 << rnd(&r->seed) % 8;
+			break;
+		case 1:
+			bytes[rnd(&r->seed) % len] ^= 1 << rnd(&r->seed) % 8;
+			break;
+		case 2:
+			len = rnd(&r->seed) % len;
+			break;
+		case 3:
+			f.hdr.pass = htole32((__u32)(rnd(&r->seed) % 4));
+			break;
+		}
+		if (send(r->s->sock[0], &f, len, MSG_NOSIGNAL) != (ssize_t)len)
+			break;
+		while (recv(r->s->sock[0], answer, sizeof(answer), MSG_DONTWAIT) > 0)
+			;
+	}
+	/* Unless it has been reset. */
+	CHECK(!shutdown(r->s->sock[0], SHUT_RDWR) || errno == ENOTCONN, "shutdown: %s",
+	      strerror(errno));
+	return NULL;
+}
+
+static void move(const struct mem *from)
+{
+	struct mem to = mem_new(from->pages);
+	struct bundle b;
+
+	bundle_open(&b, from, &to);
+	bundle_add(&b, unix_pair, 0);
+	bundle_last(&b);
+	expect_equal(from, &to);
+	bundle_close(&b);
+}
+
+/* Several at once: all of them end, nothing but the region changes, and another one moves. */
+static void raving_sources(pair_fn pair)
+{
+	struct mem before = mem_new(64), m = mem_new(2 * MIGR_WIRE_CHUNK_PAGES);
+	struct mem after = mem_new(64);
+	struct raver ravers[RAVERS];
+	pthread_t threads[RAVERS];
+	unsigned int round, i;
+
+	memset(before.p, 0x11, before.len);
+	memset(after.p, 0x22, after.len);
+	for (round = 0; round < 20; round++) {
+		struct bundle b;
+
+		bundle_open(&b, &m, &m);
+		for (i = 0; i < RAVERS; i++)
+			bundle_add(&b, pair, 0);
+		for (i = 0; i < RAVERS; i++) {
+			ravers[i] = (struct raver){
+				.s = &b.strands[i], .m = &m,
+				.seed = test_seed + round * RAVERS + i,
+			};
+			threads[i] = thread_start(rave, &ravers[i]);
+		}
+		for (i = 0; i < RAVERS; i++)
+			thread_join_within(threads[i], 30, "a raving source");
+		bundle_receive_join(&b);
+		for (i = 0; i < RAVERS; i++)
+			CHECK(b.strands[i].ret[1] < 0, "one of them has moved something");
+		CHECK(link_status(b.side[1]).state != MIGR_STATE_COMPLETE, "it is complete");
+		bundle_close(&b);
+	}
+	for (i = 0; i < before.len; i++)
+		CHECK(before.p[i] == 0x11 && after.p[i] == 0x22, "another region has changed");
+	move(&m);
+}
+
+static void unix_raving_sources(void)
+{
+	raving_sources(unix_pair);
+}
+
+static void tcp_raving_sources(void)
+{
+	raving_sources(tcp_pair);
 }
 
 /* A pass that finds nothing costs no frame, and none is missed. */
@@ -485,11 +731,104 @@ static void empty_passes(void)
 		CHECK_EQ(link_status(b.side[0]).state, MIGR_STATE_BETWEEN);
 	}
 	from.p[0]++;
-	bundle_pass(&b, MIGR_PASS_LAST);
-	bundle_receive_join(&b);
-	CHECK_EQ(b.strands[0].ret[1], 0);
-	CHECK_EQ(b.strands[1].ret[1], 0);
+	bundle_last(&b);
+	bundle_check(&b);
 	expect_equal(&from, &to);
+	bundle_close(&b);
+}
+
+/* Carries what two sides say to each other, and counts how often the second answers. */
+struct relay {
+	int end[2];
+	int speaker;
+	unsigned int answers;
+};
+
+static void *relay_run(void *arg)
+{
+	static char bytes[1 << 16];
+	struct relay *r = arg;
+	struct pollfd pfd[2] = {
+		{ .fd = r->end[0], .events = POLLIN },
+		{ .fd = r->end[1], .events = POLLIN },
+	};
+	ssize_t n;
+	int i;
+
+	for (;;) {
+		SYS(poll(pfd, 2, -1));
+		i = !pfd[0].revents;
+		n = recv(r->end[i], bytes, sizeof(bytes), MSG_DONTWAIT);
+		if (n <= 0)
+			return NULL;
+		if (i != r->speaker)
+			__atomic_add_fetch(&r->answers, i, __ATOMIC_RELAXED);
+		r->speaker = i;
+		CHECK_EQ(send(r->end[!i], bytes, n, MSG_NOSIGNAL), n);
+	}
+}
+
+static struct relay relay;
+
+static void relayed_pair(int fd[2])
+{
+	int near[2], far[2];
+
+	unix_pair(near);
+	unix_pair(far);
+	relay = (struct relay){ .end = { near[1], far[0] } };
+	thread_start(relay_run, &relay);
+	fd[0] = near[0];
+	fd[1] = far[1];
+}
+
+static unsigned int answers(void)
+{
+	return __atomic_load_n(&relay.answers, __ATOMIC_RELAXED);
+}
+
+/* However much is in a pass, the source waits for one answer; for none if nothing is. */
+static void passes_cost_one_round_trip(void)
+{
+	struct mem from = mem_new(4096), to = mem_new(4096);
+	struct bundle b;
+	unsigned int i;
+
+	memset(from.p, 0x11, from.len);
+	lru_drain();
+	bundle_open(&b, &from, &to);
+	bundle_add(&b, relayed_pair, 0);
+	bundle_pass(&b, 0);
+	CHECK_EQ(answers(), 1);
+	for (i = 0; i < 5; i++) {
+		bundle_pass(&b, 0);
+		CHECK_EQ(link_status(b.side[0]).pass_wire_bytes, 0);
+	}
+	from.p[0]++;
+	bundle_pass(&b, 0);
+	CHECK_EQ(answers(), 2);
+	memset(from.p, 0x22, from.len);
+	bundle_last(&b);
+	CHECK_EQ(answers(), 3);
+	expect_equal(&from, &to);
+	bundle_close(&b);
+}
+
+/* Nor does a stream that dies lose more than so many chunks, however large the pass. */
+static void acknowledged_meanwhile(void)
+{
+	struct mem from = mem_new((ACKNOWLEDGED + 1) * MIGR_WIRE_CHUNK_PAGES);
+	struct mem to = mem_new(from.pages);
+	struct bundle b;
+
+	*mem_page(&from, 0) = 1;
+	*mem_page(&from, from.pages - 1) = 2;
+	bundle_open(&b, &from, &to);
+	bundle_add(&b, relayed_pair, 0);
+	bundle_last(&b);
+	CHECK_EQ(answers(), 2);
+	CHECK_EQ(*mem_page(&to, 0), 1);
+	CHECK_EQ(*mem_page(&to, to.pages - 1), 2);
 	bundle_close(&b);
 }
 
@@ -518,6 +857,7 @@ static void limits(void)
 static const struct test_case cases[] = {
 	CASE_WITHIN(two_share, 120),
 	CASE_WITHIN(eight_share, 120),
+	CASE_WITHIN(all_share, 120),
 	CASE(work_is_divided),
 	CASE_WITHIN(unix_streams_die, 120),
 	CASE_WITHIN(tcp_streams_die, 120),
@@ -529,8 +869,18 @@ static const struct test_case cases[] = {
 	CASE(shut_down_waiting),
 	CASE(all_is_sent_again),
 	CASE(shut_down_in_chunk),
+	CASE(unix_ends_with_full_queue),
+	CASE(tcp_ends_with_full_queue),
+	CASE(tcp6_ends_with_full_queue),
+	CASE(vsock_ends_with_full_queue),
+	CASE(late_gone),
 	CASE(done_too_early),
+	CASE(replayed),
+	CASE_WITHIN(unix_raving_sources, 120),
+	CASE_WITHIN(tcp_raving_sources, 120),
 	CASE(empty_passes),
+	CASE(passes_cost_one_round_trip),
+	CASE(acknowledged_meanwhile),
 	CASE(limits),
 };
 

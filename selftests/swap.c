@@ -154,9 +154,7 @@ static void migrated_from_swap(void)
 	link_receive_start(&l);
 	link_pass(&l, 0);
 	page_out(&m);
-	link_pass(&l, MIGR_PASS_LAST);
-	link_receive_join(&l);
-	CHECK_EQ(l.received, 0);
+	link_last(&l);
 	st = link_status(l.source);
 	CHECK_EQ(st.hole_pages, 0);
 	CHECK(st.data_pages >= m.pages, "%llu data pages", (unsigned long long)st.data_pages);

@@ -46,9 +46,7 @@ static void events(void)
 
 	link_open(&l, unix_pair, 0, &m, &copy, 1);
 	link_receive_start(&l);
-	link_pass(&l, MIGR_PASS_LAST);
-	link_receive_join(&l);
-	CHECK_EQ(l.received, 0);
+	link_last(&l);
 	trace_has("migr_chunk_sent: region=0 chunk=1 data=1 zero=511 bytes=4256$");
 	trace_has("migr_chunk_received: region=0 chunk=1 data=1 zero=511 bytes=4256$");
 	trace_has("migr_pass_done: pass=1 pages=1024 bytes=[0-9]+ ns=[0-9]+ last$");
@@ -57,9 +55,7 @@ static void events(void)
 	memset(m.p, 1, 64 * TEST_PAGE);
 	link_open_compressed(&l, unix_pair, &m, &copy, MIGR_COMPRESSION_LZ4, 0);
 	link_receive_start(&l);
-	link_pass(&l, MIGR_PASS_LAST);
-	link_receive_join(&l);
-	CHECK_EQ(l.received, 0);
+	link_last(&l);
 	trace_has("migr_compress: plain=262144 packed=[1-9][0-9]* ns=[0-9]+$");
 	link_close(&l);
 	CHECK(file_write(TRACING "events/migr/enable", "0"), "cannot disable the events");

@@ -4,12 +4,15 @@
  * bytes must be what that page says, read here a second time, bytewise.
  *
  * Input: 16 bits, how many pages the chunk has in its region, the highest one
- * telling to make the length fit the masks, which mutations seldom do: less by
- * one if they are compressed; then a header; then masks.
+ * telling to make the length fit the masks, which mutations seldom do: if they are
+ * compressed, to make it fit the units, or if these are too large less by one, or if the
+ * next bit tells so one that has no room for their sizes; then a header; then masks;
+ * then the sizes of units.
  */
 #include <assert.h>
 #include <errno.h>
 #include <stdbool.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include <asm/byteorder.h>
@@ -20,11 +23,14 @@
 #define CHUNK_PAGES	512
 #define PAGE_BYTES	4096
 #define MASK_BYTES	(CHUNK_PAGES / 8)
+#define UNIT_PAGES	32
+#define UNITS		(CHUNK_PAGES / UNIT_PAGES)
 
 struct input {
 	uint8_t pages[2];
 	uint8_t hdr[32];
 	uint8_t masks[2 * MASK_BYTES];
+	uint8_t units[4 * UNITS];
 };
 
 static uint64_t le(const uint8_t *bytes, unsigned int count)
@@ -53,6 +59,21 @@ static uint32_t length_of(const uint8_t *masks)
 	for (unsigned int page = 0; page < CHUNK_PAGES; page++)
 		length += in_mask(masks, page) ? PAGE_BYTES : 0;
 	return length;
+}
+
+static unsigned int data_pages(const uint8_t *masks)
+{
+	return (length_of(masks) - 2 * MASK_BYTES) / PAGE_BYTES;
+}
+
+/* What units of as many pages say that they take, with that. */
+static uint64_t units_bytes(const uint8_t *units, unsigned int pages)
+{
+	uint64_t bytes = 0;
+
+	for (unsigned int page = 0; page < pages; page += UNIT_PAGES, units += 4)
+		bytes += 4 + le(units, 4);
+	return bytes;
 }
 
 /* What the page says of a header. */
@@ -94,6 +115,19 @@ static int masks_verdict(const uint8_t *hdr, const uint8_t *masks, unsigned int 
 	if (hdr[6] & 2)
 		return le(hdr + 24, 4) < length_of(masks) ? 0 : -EPROTO;
 	return le(hdr + 24, 4) == length_of(masks) ? 0 : -EPROTO;
+}
+
+/* And of units, after valid masks. */
+static int units_verdict(const uint8_t *units, uint32_t bytes, unsigned int pages)
+{
+	for (unsigned int unit = 0; unit * UNIT_PAGES < pages; unit++) {
+		unsigned int left = pages - unit * UNIT_PAGES;
+		uint64_t size = le(units + 4 * unit, 4);
+
+		if (!size || size > (left < UNIT_PAGES ? left : UNIT_PAGES) * PAGE_BYTES)
+			return -EPROTO;
+	}
+	return units_bytes(units, pages) == bytes ? 0 : -EPROTO;
 }
 
 static int get_hdr(const struct migr_wire_hdr *hdr, struct migr_wire_frame *frame)
@@ -161,6 +195,40 @@ static int get_masks(const struct migr_wire_masks *masks, const struct migr_wire
 	return migr_wire_get_masks(&seen, &claimed, pages, data, zero);
 }
 
+static int get_units(const uint8_t *units, uint32_t bytes, unsigned int pages, __u32 *sizes)
+{
+	__le32 *seen = malloc(UNITS * sizeof(*seen));
+	int ret;
+
+	assert(seen);
+	memcpy(seen, units, UNITS * sizeof(*seen));
+#ifdef BROKEN_NOTHING
+	if (!seen[0]) {
+		seen[0] = __cpu_to_le32(1);
+		bytes++;
+	}
+#endif
+#ifdef BROKEN_LARGE
+	if (le(units, 4) > UNIT_PAGES * PAGE_BYTES) {
+		seen[0] = __cpu_to_le32(1);
+		bytes -= (uint32_t)le(units, 4) - 1;
+	}
+#endif
+#ifdef BROKEN_SHORT
+	if (bytes < (pages + UNIT_PAGES - 1) / UNIT_PAGES * sizeof(*seen))
+		bytes = (uint32_t)units_bytes(units, pages);
+#endif
+#ifdef BROKEN_UNITS
+	bytes = (uint32_t)units_bytes(units, pages);
+#endif
+	/* No more than there are: what lies behind is not to be looked at. */
+	if (bytes < UNITS * sizeof(*seen))
+		seen = realloc(seen, bytes);
+	ret = migr_wire_get_units(seen, bytes, pages, sizes);
+	free(seen);
+	return ret;
+}
+
 static void check_hdr(const uint8_t *bytes, const struct migr_wire_frame *frame)
 {
 	struct migr_wire_hdr again;
@@ -177,6 +245,24 @@ static void check_hdr(const uint8_t *bytes, const struct migr_wire_frame *frame)
 	assert(!memcmp(&again, bytes, sizeof(again)));
 }
 
+static uint32_t fitting_length(const struct input *input)
+{
+	uint32_t length = length_of(input->masks);
+	uint64_t packed = 2 * MASK_BYTES + units_bytes(input->units, data_pages(input->masks));
+
+	if (!(input->hdr[6] & MIGR_WIRE_COMPRESSED))
+		return length;
+	if (input->pages[1] & 0x40)
+		return 2 * MASK_BYTES + 1;
+	return packed < length ? (uint32_t)packed : length - 1;
+}
+
+static void check_units(const uint8_t *bytes, unsigned int pages, const __u32 *sizes)
+{
+	for (unsigned int unit = 0; unit * UNIT_PAGES < pages; unit++)
+		assert(sizes[unit] == le(bytes + 4 * unit, 4));
+}
+
 static void check_masks(const uint8_t *bytes, const __u64 *data, const __u64 *zero)
 {
 	for (unsigned int page = 0; page < CHUNK_PAGES; page++) {
@@ -188,6 +274,7 @@ static void check_masks(const uint8_t *bytes, const __u64 *data, const __u64 *ze
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
 {
 	__u64 data[CHUNK_PAGES / 64], zero[CHUNK_PAGES / 64];
+	__u32 sizes[UNITS];
 	struct migr_wire_masks masks;
 	struct migr_wire_frame frame;
 	struct input input = { 0 };
@@ -198,12 +285,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
 
 	memcpy(&input, bytes, size < sizeof(input) ? size : sizeof(input));
 	fitting = input.pages[1] & 0x80;
-	pages = (le(input.pages, 2) & 0x7fff) % (CHUNK_PAGES + 1);
+	pages = (le(input.pages, 2) & 0x3fff) % (CHUNK_PAGES + 1);
 	memcpy(&masks, input.masks, sizeof(masks));
 	memcpy(&hdr, input.hdr, sizeof(hdr));
 	if (fitting && hdr.type == MIGR_WIRE_CHUNK)
-		hdr.length = __cpu_to_le32(length_of(input.masks) -
-					   !!(input.hdr[6] & MIGR_WIRE_COMPRESSED));
+		hdr.length = __cpu_to_le32(fitting_length(&input));
 	memcpy(input.hdr, &hdr, sizeof(hdr));
 
 	verdict = hdr_verdict(input.hdr);
@@ -215,7 +301,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
 		return 0;
 	verdict = masks_verdict(input.hdr, input.masks, pages);
 	assert(get_masks(&masks, &frame, pages, data, zero) == verdict);
+	if (verdict)
+		return 0;
+	check_masks(input.masks, data, zero);
+	if (!frame.compressed)
+		return 0;
+	pages = data_pages(input.masks);
+	verdict = units_verdict(input.units, frame.length - 2 * MASK_BYTES, pages);
+	assert(get_units(input.units, frame.length - 2 * MASK_BYTES, pages, sizes) == verdict);
 	if (!verdict)
-		check_masks(input.masks, data, zero);
+		check_units(input.units, pages, sizes);
 	return 0;
 }

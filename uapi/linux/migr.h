@@ -498,8 +498,9 @@ enum migr_compression {
  * With a compression the source decides for each chunk whether to use it: not if
  * the CPUs have no time, nor if it does not save an eighth. After a chunk that was not
  * worth it, it passes over one, then 2, 4, ..., up to 64 before it tries another.
- * A stream with a compression has 4 MiB of memory on either side, besides what the
- * algorithm needs.
+ * A stream with a compression has 2 MiB and 128 KiB of memory on either side, besides
+ * what the algorithm needs; the kernel's software takes 256 KiB more for each CPU from
+ * the first such stream until the module is removed.
  *
  * EBADF: @socket_fd is not an open descriptor. ENOTSOCK: it is not a socket.
  * EPROTONOSUPPORT: it is not TCP, UNIX SOCK_STREAM or vsock. ENOTCONN: it is not
