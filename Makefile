@@ -43,7 +43,7 @@ all: lib tools
 
 lib_objects := $(patsubst lib/%.c,$B/lib/%.o,$(wildcard lib/*.c))
 # Linked into the tools statically, so that they run from the build folder.
-libs := -ljansson -lpthread -lm
+libs := -ljansson -lmnl -lgnutls -lpthread -lm
 
 lib: $B/lib/libmigr.a $B/lib/libmigr.so $B/lib/libmigr.pc
 
@@ -164,6 +164,8 @@ selftests: $(selftest_programs) $(example_programs) $(vm_programs)
 unit: $(unit_programs)
 
 $B/selftests/dma: private libs += -laio -luring
+# It has the tool make certificates.
+$B/selftests/worn: | $B/bin/migr
 $B/selftests/%: selftests/%.c $B/lib/libmigr.a
 	@mkdir -p $(@D)
 	$(call say,CC,$@)
@@ -239,10 +241,11 @@ debug: debug-kernel
 	$(Q)$(MAKE) --no-print-directory selftests kmod-debug kmod-debug-test
 	$(Q)MIGR_KERNELS=debug MIGR_PATIENCE=20 MIGR_PROGRAM_TIMEOUT=1200 \
 		MIGR_BOOT_TIMEOUT=5400 selftests/run --in-kernels \
-		$(or $(TESTS),dma faults hot mappings migrate misuse region streams trace track)
+		$(or $(TESTS),compress dma faults hot ktls mappings migrate misuse region streams \
+			trace track)
 
 fuzz: deps
-	$(Q)FUZZ_SECONDS=$(or $(FUZZ_SECONDS),60) selftests/fuzz.sh
+	$(Q)selftests/fuzz.sh
 
 # The kernels it boots, which selftests/vm/demo defaults alike.
 demo_kernels := $(sort $(or $(DEMO_SOURCE),6.12) $(or $(DEMO_DESTINATION),6.12))

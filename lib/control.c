@@ -15,6 +15,9 @@
 
 #include "internal.h"
 
+/* Between two looks at a connection that says it is ready, and is not. */
+#define LOOK_AGAIN_MS	1
+
 static int transfer_error(struct control *c, int error)
 {
 	switch (error) {
@@ -31,9 +34,25 @@ static int transfer_error(struct control *c, int error)
 	}
 }
 
+/*
+ * After EAGAIN. A part of an encrypted record counts as readable, on some kernels,
+ * and cannot be read: if it was ready before, wait a little whatever it says.
+ */
+static int wait_for(struct control *c, short events, bool was_ready, uint64_t deadline_ns)
+{
+	int error = -ETIMEDOUT;
+
+	if (was_ready)
+		error = socket_wait(-1, 0, c->cancel_fd, now_ns() + LOOK_AGAIN_MS * NS_PER_MS);
+	if (error == -ETIMEDOUT)
+		error = socket_wait(c->fd, events, c->cancel_fd, deadline_ns);
+	return error ? transfer_error(c, error) : 0;
+}
+
 int control_write(struct control *c, const void *bytes, size_t length)
 {
 	uint64_t deadline = now_ns() + c->timeout_ms * NS_PER_MS;
+	bool ready = false;
 	ssize_t n;
 	int error;
 
@@ -42,12 +61,14 @@ int control_write(struct control *c, const void *bytes, size_t length)
 		if (n > 0) {
 			bytes = (const char *)bytes + n;
 			length -= n;
+			ready = false;
 			continue;
 		}
 		if (errno == EAGAIN) {
-			error = socket_wait(c->fd, POLLOUT, c->cancel_fd, deadline);
+			error = wait_for(c, POLLOUT, ready, deadline);
 			if (error)
-				return transfer_error(c, error);
+				return error;
+			ready = true;
 		} else if (errno != EINTR) {
 			return transfer_error(c, -errno);
 		}
@@ -57,6 +78,7 @@ int control_write(struct control *c, const void *bytes, size_t length)
 
 int control_read(struct control *c, void *bytes, size_t length, uint64_t deadline_ns)
 {
+	bool ready = false;
 	ssize_t n;
 	int error;
 
@@ -65,14 +87,16 @@ int control_read(struct control *c, void *bytes, size_t length, uint64_t deadlin
 		if (n > 0) {
 			bytes = (char *)bytes + n;
 			length -= n;
+			ready = false;
 			continue;
 		}
 		if (!n)
 			return transfer_error(c, -ECONNRESET);
 		if (errno == EAGAIN) {
-			error = socket_wait(c->fd, POLLIN, c->cancel_fd, deadline_ns);
+			error = wait_for(c, POLLIN, ready, deadline_ns);
 			if (error)
-				return transfer_error(c, error);
+				return error;
+			ready = true;
 		} else if (errno != EINTR) {
 			return transfer_error(c, -errno);
 		}
@@ -133,7 +157,8 @@ static int remote_error(struct control *c, const json_t *message)
 	if (!text)
 		return error_set(c->error, -EREMOTEIO, "the %s failed and did not say why",
 				 c->peer);
-	return quote(c, -EREMOTEIO, "%s: %s", c->peer, text);
+	/* With room for what is to be said here: what becomes of the VM. */
+	return quote(c, -EREMOTEIO, "%s: %.300s", c->peer, text);
 }
 
 static int read_message(struct control *c, uint64_t deadline, char **body, uint32_t *length)
@@ -237,4 +262,16 @@ void control_send_error(struct control *c, const char *text)
 	error_set(&copy, 0, "%s", text);
 	control_clean(copy.text);
 	control_send(&farewell, json_pack("{s:s, s:s}", "type", "error", "text", copy.text));
+}
+
+void control_goodbye(const struct control *c, uint32_t timeout_ms)
+{
+	uint64_t deadline = now_ns() + timeout_ms * NS_PER_MS;
+	struct error ignored;
+	struct control rest = { .fd = c->fd, .cancel_fd = -1, .peer = c->peer, .error = &ignored };
+	char bytes[4096];
+
+	shutdown(c->fd, SHUT_WR);
+	while (now_ns() < deadline && !control_read(&rest, bytes, sizeof(bytes), deadline))
+		;
 }

@@ -5,6 +5,7 @@
  */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <netinet/in.h>
 #include <poll.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -18,10 +19,8 @@
 #include "internal.h"
 
 #define POLL_MS		200
-/* For a newcomer to say what it wants. */
-#define GREETING_MS	1000
-/* The same where a VM may be paused meanwhile. */
-#define NEWCOMER_MS	50
+/* For the source to say why a stream broke. */
+#define REASON_MS	1000
 #define TOKEN_BYTES	16
 /* Before another try to accept what could not be. */
 #define LATER_MS	500
@@ -32,21 +31,27 @@ struct migr_destination {
 	struct error error;
 	struct migration migration;
 	struct control control;
+	struct newcomers newcomers;
+	struct tls_identity identity;	/* of the source, with tls */
 	int listen_fd;
+	uint64_t accept_ns;		/* no earlier than this again */
 	int cancel_fd;
 	atomic_int state;		/* enum run_state */
+	const char *kind;		/* what it listens on, if not TCP */
 	char path[108];			/* of a UNIX listener, to take it away */
 
 	const struct migr_destination_ops *ops;
 	void *data;
 	uint32_t timeout_ms;
+	const char *networks;
 	struct migr_result *result;
 	struct migr_progress progress;
 	struct migr_request request;
 	uint64_t begun_ns;
-	char tokens[MIGR_STREAMS_MAX][2 * TOKEN_BYTES + 1];
-	uint32_t nr_streams;		/* that the source asked for */
-	uint32_t compression;		/* chosen from what it offered */
+	char tokens[MIGR_STREAMS_MAX][2 * TOKEN_BYTES + 1];	/* "": used */
+	uint32_t nr_tokens;
+	uint32_t first_id;		/* of the stream that the first of them admits */
+	uint32_t compression;		/* chosen from what the source offered */
 	bool prepare_called;
 	json_t *pending;		/* a message that came before its time */
 	uint64_t chunk_left;		/* of the device state */
@@ -115,6 +120,7 @@ int migr_destination_listen(struct migr_destination *d, const char *address)
 	if (fd < 0)
 		return fd;
 	d->listen_fd = fd;
+	d->kind = socket_kind(address);
 	if (!strncmp(address, "unix:", 5))
 		snprintf(d->path, sizeof(d->path), "%s", address + 5);
 	return 0;
@@ -153,6 +159,14 @@ static void phase(struct migr_destination *d, enum migr_phase phase)
 	report(d);
 }
 
+/* How long the source may say nothing; its signs of life keep no time limit of ours. */
+static uint64_t silence_ms(const struct migr_destination *d)
+{
+	uint64_t twice = 2ull * d->timeout_ms;
+
+	return twice > SILENCE_MS ? twice : SILENCE_MS;
+}
+
 /* ---- connections ------------------------------------------------------ */
 
 /* Why accept() brought nothing, and what to do about it. */
@@ -188,53 +202,6 @@ static enum accept_failure accept_failure(int error)
 	}
 }
 
-/* The next connection; 0 for deadline_ns: wait for ever. */
-static int accept_one(struct migr_destination *d, uint64_t deadline_ns)
-{
-	enum accept_failure failure;
-	int fd, error;
-
-	for (;;) {
-		error = socket_wait(d->listen_fd, POLLIN, d->cancel_fd, deadline_ns);
-		if (!error) {
-			fd = accept4(d->listen_fd, NULL, NULL, SOCK_CLOEXEC);
-			if (fd >= 0)
-				break;
-			failure = accept_failure(errno);
-			if (failure == ACCEPT_NEVER)
-				return error_set(&d->error, -errno, "cannot accept a connection: %s",
-						 strerror(errno));
-			/* It would be there again at once. */
-			if (failure == ACCEPT_LATER)
-				error = socket_wait(-1, 0, d->cancel_fd,
-						    now_ns() + LATER_MS * NS_PER_MS);
-			if (error == -ETIMEDOUT && (!deadline_ns || now_ns() < deadline_ns))
-				error = 0;
-		}
-		if (error == -ECANCELED)
-			return error_set(&d->error, error, "cancelled");
-		if (error)
-			return error_set(&d->error, error, "no connection came: %s",
-					 strerror(-error));
-	}
-	error = socket_options(fd, d->timeout_ms);
-	if (error) {
-		close(fd);
-		return error_set(&d->error, error, "cannot set up a connection: %s",
-				 strerror(-error));
-	}
-	return fd;
-}
-
-/* What a new connection wants, said in time. */
-static int greeting(struct migr_destination *d, int fd, struct control *c, uint32_t timeout_ms,
-		    json_t **message)
-{
-	*c = d->control;
-	c->fd = fd;
-	return control_receive(c, timeout_ms, message);
-}
-
 /* ---- the request ------------------------------------------------------ */
 
 static int answer_hello(struct migr_destination *d, json_t *hello)
@@ -243,8 +210,6 @@ static int answer_hello(struct migr_destination *d, json_t *hello)
 	json_int_t version, wire;
 	int error;
 
-	if (strcmp(control_type(hello), "hello"))
-		return error_set(&d->error, -EPROTO, "the connection did not begin with a hello");
 	error = control_unpack(&d->control, hello, "{s:I, s:I}", "version", &version,
 			       "wire_version", &wire);
 	if (error)
@@ -298,6 +263,30 @@ static uint32_t choose_compression(const struct migr_destination *d, const json_
 	return MIGR_COMPRESSION_NONE;
 }
 
+/*
+ * Tokens for so many more streams; those of before, if there are any left, are good
+ * for nothing any more.
+ */
+static int make_tokens(struct migr_destination *d, json_int_t streams)
+{
+	uint8_t bytes[TOKEN_BYTES];
+
+	if (streams < 1 || streams > MIGR_STREAMS_MAX)
+		return error_set(&d->error, -EPROTO, "the source wants %lld streams, not 1 to %u",
+				 (long long)streams, MIGR_STREAMS_MAX);
+	d->first_id += d->nr_tokens;
+	d->nr_tokens = streams;
+	if (d->nr_tokens > MIGR_STREAM_IDS - d->first_id)
+		d->nr_tokens = MIGR_STREAM_IDS - d->first_id;
+	for (uint32_t n = 0; n < d->nr_tokens; n++) {
+		if (getrandom(bytes, sizeof(bytes), 0) != sizeof(bytes))
+			return error_set(&d->error, -EIO, "no random bytes for a token");
+		for (size_t i = 0; i < sizeof(bytes); i++)
+			sprintf(d->tokens[n] + 2 * i, "%02x", bytes[i]);
+	}
+	return 0;
+}
+
 static int read_request(struct migr_destination *d)
 {
 	const uint32_t page = d->migration.m->info.page_size;
@@ -320,10 +309,9 @@ static int read_request(struct migr_destination *d)
 		return error_set(&d->error, -EPROTONOSUPPORT,
 				 "the source has pages of %lld bytes, this side of %u",
 				 (long long)page_size, page);
-	if (streams < 1 || streams > MIGR_STREAMS_MAX)
-		return error_set(&d->error, -EPROTO, "the source wants %lld streams, not 1 to %u",
-				 (long long)streams, MIGR_STREAMS_MAX);
-	d->nr_streams = streams;
+	error = make_tokens(d, streams);
+	if (error)
+		return error;
 	if (strlen(vm) >= sizeof(q->vm_name) || !json_array_size(regions) ||
 	    json_array_size(regions) > MIGR_REGIONS_MAX)
 		return error_set(&d->error, -EPROTO,
@@ -362,86 +350,282 @@ static int check_regions(struct migr_destination *d)
 	return 0;
 }
 
-static int make_tokens(struct migr_destination *d)
+static json_t *pack_tokens(const struct migr_destination *d)
 {
-	uint8_t bytes[TOKEN_BYTES];
+	json_t *tokens = json_array();
 
-	for (uint32_t n = 0; n < d->nr_streams; n++) {
-		if (getrandom(bytes, sizeof(bytes), 0) != sizeof(bytes))
-			return error_set(&d->error, -EIO, "no random bytes for a token");
-		for (size_t i = 0; i < sizeof(bytes); i++)
-			sprintf(d->tokens[n] + 2 * i, "%02x", bytes[i]);
+	for (uint32_t n = 0; n < d->nr_tokens; n++)
+		json_array_append_new(tokens, json_string(d->tokens[n]));
+	return tokens;
+}
+
+/* Where the source may have its streams connect: where we listen. No port is 0. */
+static int find_links(struct migr_destination *d, struct host_address found[ADDRESSES_MAX],
+		      uint16_t *port)
+{
+	static const uint8_t any[sizeof(found->bytes)];
+	struct sockaddr_storage name;
+	socklen_t length = sizeof(name);
+	struct host_address listens;
+	bool all;
+	int nr;
+
+	if (getsockname(d->listen_fd, (struct sockaddr *)&name, &length) < 0 ||
+	    !links_from_socket(&name, &listens))
+		return 0;
+	/* It is at the same place for both families. */
+	*port = ntohs(((struct sockaddr_in *)&name)->sin_port);
+	if (!memcmp(listens.bytes, any, sizeof(any)))
+		listens.prefix = 0;
+	/* IPv6's wildcard takes both. */
+	all = listens.family == AF_INET6 && !listens.prefix;
+	nr = links_find(found, all ? NULL : &listens, NULL, d->networks, &d->error);
+	/* Whoever does not restrict them needs none. */
+	return nr < 0 && !d->networks ? 0 : nr;
+}
+
+/* The first token alone, too, for a source that knows of one stream only. */
+static int send_ready(struct migr_destination *d)
+{
+	struct host_address found[ADDRESSES_MAX];
+	uint16_t port = 0;
+	int nr = find_links(d, found, &port);
+
+	if (nr < 0)
+		return nr;
+	return control_send(&d->control, json_pack("{s:s, s:s, s:s*, s:o, s:o, s:o*, s:b}", "type",
+						   "ready", "token", d->tokens[0], "compression",
+						   d->compression ?
+						   migr_compression_name(d->compression) : NULL,
+						   "tokens", pack_tokens(d), "links",
+						   links_pack(found, nr), "port",
+						   port ? json_integer(port) : NULL,
+						   "restricted", !!d->networks));
+}
+
+/* The source opens a stream anew, or more of them. */
+static int answer_more(struct migr_destination *d, json_t *message)
+{
+	json_int_t streams;
+	int error;
+
+	error = control_unpack(&d->control, message, "{s:I}", "streams", &streams);
+	if (!error)
+		error = make_tokens(d, streams);
+	if (error)
+		return error;
+	return control_send(&d->control, json_pack("{s:s, s:o}", "type", "tokens", "tokens",
+						   pack_tokens(d)));
+}
+
+/* ---- newcomers -------------------------------------------------------- */
+
+/* What the source says during the passes, if it belongs there. */
+static int take_message(struct migr_destination *d)
+{
+	const char *type = control_type(d->pending);
+	int error = 0;
+
+	if (!strcmp(type, "more"))
+		error = answer_more(d, d->pending);
+	else if (strcmp(type, "progress"))
+		return 0;
+	json_decref(d->pending);
+	d->pending = NULL;
+	return error;
+}
+
+/* Before the passes it has little to say. */
+static int hear_source(struct migr_destination *d)
+{
+	int error = control_receive(&d->control, d->timeout_ms, &d->pending);
+
+	if (!error)
+		error = take_message(d);
+	if (!error && d->pending)
+		error = error_set(&d->error, -EPROTO, "the source sent a message that was not due");
+	return error;
+}
+
+/* For poll(): that somebody comes, and that one who has says what for. */
+static void watch_newcomers(const struct migr_destination *d, struct pollfd p[2])
+{
+	p[0] = (struct pollfd){ .events = POLLIN };
+	p[0].fd = now_ns() < d->accept_ns ? -1 : d->listen_fd;
+	p[1] = (struct pollfd){ .fd = d->newcomers.ready_fd, .events = POLLIN };
+}
+
+static int accept_newcomer(struct migr_destination *d)
+{
+	int fd = accept4(d->listen_fd, NULL, NULL, SOCK_CLOEXEC);
+
+	if (fd >= 0) {
+		if (socket_options(fd, d->timeout_ms))
+			close(fd);
+		else
+			newcomers_greet(&d->newcomers, fd, d->timeout_ms);
+		return 0;
+	}
+	switch (accept_failure(errno)) {
+	case ACCEPT_NEXT:
+		return 0;
+	case ACCEPT_LATER:
+		/* It would be there again at once. */
+		d->accept_ns = now_ns() + LATER_MS * NS_PER_MS;
+		return 0;
+	default:
+		d->accept_ns = UINT64_MAX;
+		return error_set(&d->error, -errno, "cannot accept a connection: %s",
+				 strerror(errno));
+	}
+}
+
+/* Have the VMM tell of those whom it should know about: not of everyone who knocks. */
+static void tell_of_refusal(struct migr_destination *d, const struct newcomer *n)
+{
+	if (!d->ops->refused || n->failed == -ECONNRESET || n->failed == -ETIMEDOUT ||
+	    n->failed == -ECANCELED)
+		return;
+	d->ops->refused(d, d->data, n->from, n->error.text);
+}
+
+/* The next who has said what it wants. */
+static bool next_newcomer(struct migr_destination *d, struct newcomer *n)
+{
+	while (newcomers_next(&d->newcomers, n)) {
+		n->control.error = &n->error;
+		if (!n->failed)
+			return true;
+		tell_of_refusal(d, n);
+		newcomer_close(n);
+	}
+	return false;
+}
+
+/* The same, waited for, which the source may end; 0 for deadline_ns: for ever. */
+static int await_newcomer(struct migr_destination *d, uint64_t deadline_ns, struct newcomer *n)
+{
+	struct pollfd p[4];
+	int nr, error = 0;
+
+	while (!next_newcomer(d, n)) {
+		if (deadline_ns && now_ns() >= deadline_ns)
+			return error_set(&d->error, -ETIMEDOUT, "no connection came: %s",
+					 strerror(ETIMEDOUT));
+		watch_newcomers(d, p);
+		p[2] = (struct pollfd){ .fd = d->cancel_fd, .events = POLLIN };
+		p[3] = (struct pollfd){ .fd = d->control.fd, .events = POLLIN };
+		nr = poll(p, 4, POLL_MS);
+		if (nr < 0 && errno != EINTR)
+			return error_set(&d->error, -errno, "poll failed: %s", strerror(errno));
+		if (nr > 0 && p[2].revents)
+			return error_set(&d->error, -ECANCELED, "cancelled");
+		if (nr > 0 && p[0].revents)
+			error = accept_newcomer(d);
+		if (!error && nr > 0 && p[3].revents)
+			error = hear_source(d);
+		if (error)
+			return error;
 	}
 	return 0;
 }
 
-/* The first token alone, too, for a source that knows of one stream only. */
-static json_t *ready(const struct migr_destination *d)
+static void send_away(struct newcomer *n, const char *why)
 {
-	json_t *tokens = json_array();
-
-	for (uint32_t n = 0; n < d->nr_streams; n++)
-		json_array_append_new(tokens, json_string(d->tokens[n]));
-	return json_pack("{s:s, s:s, s:s*, s:o}", "type", "ready", "token", d->tokens[0],
-			 "compression",
-			 d->compression ? migr_compression_name(d->compression) : NULL, "tokens",
-			 tokens);
+	control_send_error(&n->control, why);
+	newcomer_close(n);
 }
 
-/* That of the next stream, in constant time: a token is all that admits one. */
-static bool token_is(const struct migr_destination *d, const char *token)
+/* In constant time: without tls a token is all that admits a stream. */
+static bool token_is(const char *due, const char *token)
 {
-	const char *due = d->tokens[d->migration.nr_streams];
 	unsigned char differ = 0;
 
-	if (!token || strlen(token) != sizeof(d->tokens[0]) - 1)
-		return false;
-	for (size_t i = 0; i < sizeof(d->tokens[0]); i++)
+	for (size_t i = 0; i < 2 * TOKEN_BYTES; i++)
 		differ |= token[i] ^ due[i];
 	return !differ;
 }
 
-static int take_stream(struct migr_destination *d, struct control *c)
+/*
+ * Which of the tokens a message presents, and uses up; -1: none. They are for whom
+ * they were given to.
+ */
+static int use_token(struct migr_destination *d, const struct newcomer *from)
 {
-	int error;
+	const char *token = json_string_value(json_object_get(from->message, "token"));
 
-	error = migration_add_stream(&d->migration, c->fd, 0, d->compression, 0);
-	if (!error)
-		error = control_send(c, json_pack("{s:s}", "type", "go"));
-	close(c->fd);
+	if (strcmp(control_type(from->message), "stream") || !token ||
+	    strlen(token) != 2 * TOKEN_BYTES ||
+	    memcmp(&from->identity, &d->identity, sizeof(d->identity)))
+		return -1;
+	for (uint32_t n = 0; n < d->nr_tokens; n++)
+		if (token_is(d->tokens[n], token)) {
+			d->tokens[n][0] = '\0';
+			return n;
+		}
+	return -1;
+}
+
+/* Whether it came over one of the networks that are for that. */
+static bool network_is_allowed(const struct migr_destination *d, int fd)
+{
+	struct sockaddr_storage name;
+	socklen_t length = sizeof(name);
+	struct host_address a;
+
+	return !d->networks || (!getsockname(fd, (struct sockaddr *)&name, &length) &&
+				links_from_socket(&name, &a) &&
+				links_filter(&a, 1, NULL, d->networks));
+}
+
+/* One more stream; an error if it cannot be. */
+static int take_stream(struct migr_destination *d, const struct control *c, int token)
+{
+	struct control stream = *c;
+	int place, error;
+
+	place = migration_add_stream(&d->migration, c->fd, d->first_id + token, 0, d->compression,
+				     0);
+	if (place < 0)
+		return place;
+	stream.error = &d->error;
+	error = control_send(&stream, json_pack("{s:s}", "type", "go"));
 	if (!error)
 		error = migration_start(&d->migration);
+	if (error && !d->migration.streams[place].running)
+		migration_drop_stream(&d->migration, place);
 	return error;
 }
 
-/* Wait for the connection that presents the next token; send others away. */
+/* Who has said what it wants is one more stream, or is sent away. */
+static void meet_newcomer(struct migr_destination *d, struct newcomer *n)
+{
+	int token = use_token(d, n);
+
+	if (token < 0)
+		send_away(n, "busy: another migration is arriving here");
+	else if (!network_is_allowed(d, n->control.fd))
+		send_away(n, "streams may not come over this network");
+	else if (take_stream(d, &n->control, token))
+		send_away(n, d->error.text);
+	else
+		newcomer_close(n);
+}
+
+/* Wait for the first stream. */
 static int accept_stream(struct migr_destination *d)
 {
-	uint64_t deadline = now_ns() + d->timeout_ms * NS_PER_MS;
-	struct control c;
-	json_t *message;
-	bool ours;
-	int fd;
+	uint64_t deadline = now_ns() + silence_ms(d) * NS_PER_MS;
+	struct newcomer n;
+	int error;
 
-	for (;;) {
-		if (now_ns() >= deadline)
-			return error_set(&d->error, -ETIMEDOUT, "no connection came: %s",
-					 strerror(ETIMEDOUT));
-		fd = accept_one(d, deadline);
-		if (fd < 0)
-			return fd;
-		if (greeting(d, fd, &c, GREETING_MS, &message)) {
-			close(fd);
-			continue;
-		}
-		ours = !strcmp(control_type(message), "stream") &&
-		       token_is(d, json_string_value(json_object_get(message, "token")));
-		json_decref(message);
-		if (ours)
-			return take_stream(d, &c);
-		control_send_error(&c, "busy: another migration is arriving here");
-		close(fd);
-	}
+	do {
+		error = await_newcomer(d, deadline, &n);
+		if (error)
+			return error;
+		meet_newcomer(d, &n);
+	} while (!migration_nr_alive(&d->migration));
+	return 0;
 }
 
 static int set_up(struct migr_destination *d, json_t *hello)
@@ -452,8 +636,6 @@ static int set_up(struct migr_destination *d, json_t *hello)
 	error = answer_hello(d, hello);
 	if (!error)
 		error = read_request(d);
-	if (!error)
-		error = make_tokens(d);
 	if (error)
 		return error;
 	d->result->page_size = d->migration.m->info.page_size;
@@ -469,21 +651,12 @@ static int set_up(struct migr_destination *d, json_t *hello)
 	d->result->ram_bytes = migration_ram_bytes(&d->migration);
 	error = migration_create(&d->migration, MIGR_ROLE_DESTINATION, 0);
 	if (!error)
-		error = control_send(&d->control, ready(d));
-	for (uint32_t n = 0; n < d->nr_streams && !error; n++)
-		error = accept_stream(d);
-	return error;
+		error = send_ready(d);
+	/* The others come while it already receives. */
+	return error ? error : accept_stream(d);
 }
 
 /* ---- passes ----------------------------------------------------------- */
-
-/* How long the source may say nothing; its signs of life keep no time limit of ours. */
-static uint64_t silence_ms(const struct migr_destination *d)
-{
-	uint64_t twice = 2ull * d->timeout_ms;
-
-	return twice > SILENCE_MS ? twice : SILENCE_MS;
-}
 
 /* The next message that is not a mere sign of life. */
 static int next_message(struct migr_destination *d, json_t **message)
@@ -512,7 +685,7 @@ static int better_reason(struct migr_destination *d, int error)
 	/* Our failure: the source shall hear of it at once. */
 	if (error != -ECONNRESET && error != -ETIMEDOUT)
 		return error;
-	theirs = control_receive(&d->control, GREETING_MS, &message);
+	theirs = control_receive(&d->control, REASON_MS, &message);
 	json_decref(message);
 	if (theirs == -EREMOTEIO || theirs == -ECANCELED)
 		return theirs;
@@ -520,34 +693,27 @@ static int better_reason(struct migr_destination *d, int error)
 	return error;
 }
 
-/* False if there is no use in trying the next one. */
-static bool refuse_newcomer(struct migr_destination *d)
+/* What fails here is not the migration. */
+static void tend_newcomers(struct migr_destination *d, const struct pollfd p[2])
 {
-	int fd = accept4(d->listen_fd, NULL, NULL, SOCK_CLOEXEC);
 	struct error saved = d->error;
-	struct control c;
-	json_t *message;
+	struct newcomer n;
 
-	if (fd < 0)
-		return accept_failure(errno) == ACCEPT_NEXT;
-	if (!greeting(d, fd, &c, NEWCOMER_MS, &message)) {
-		json_decref(message);
-		control_send_error(&c, "busy: another migration is arriving here");
-	}
-	close(fd);
+	while (p[1].revents && next_newcomer(d, &n))
+		meet_newcomer(d, &n);
+	if (p[0].revents)
+		accept_newcomer(d);
 	d->error = saved;
-	return true;
 }
 
 /* Until the stream has brought the last pass. */
 static int receive_passes(struct migr_destination *d)
 {
 	struct migration *g = &d->migration;
-	struct pollfd p[4] = {
+	struct pollfd p[5] = {
 		{ .fd = g->done_fd, .events = POLLIN },
 		{ .fd = d->cancel_fd, .events = POLLIN },
 		{ .fd = d->control.fd, .events = POLLIN },
-		{ .fd = d->listen_fd, .events = POLLIN },
 	};
 	uint64_t heard = now_ns();
 	bool over;
@@ -555,7 +721,8 @@ static int receive_passes(struct migr_destination *d)
 
 	phase(d, MIGR_PHASE_PASSES);
 	for (;;) {
-		n = poll(p, 4, POLL_MS);
+		watch_newcomers(d, p + 3);
+		n = poll(p, 5, POLL_MS);
 		if (n < 0 && errno != EINTR)
 			return error_set(&d->error, -errno, "poll failed: %s", strerror(errno));
 		if (n > 0 && p[1].revents)
@@ -573,14 +740,15 @@ static int receive_passes(struct migr_destination *d)
 			if (error)
 				return error;
 			heard = now_ns();
+			error = take_message(d);
+			if (error)
+				return error;
 			/* What follows the passes may overtake the end of our run. */
-			if (strcmp(control_type(d->pending), "progress"))
+			if (d->pending)
 				p[2].fd = -1;
-			else
-				json_decref(d->pending), d->pending = NULL;
 		}
-		if (n > 0 && p[3].revents && !refuse_newcomer(d))
-			p[3].fd = -1;
+		if (n > 0 && (p[3].revents || p[4].revents))
+			tend_newcomers(d, p + 3);
 		if (now_ns() - heard > silence_ms(d) * NS_PER_MS)
 			return error_set(&d->error, -ETIMEDOUT, "no word from the source in time");
 		error = migration_status(g, &d->progress.status);
@@ -600,7 +768,7 @@ static int answer_verify(struct migr_destination *d)
 	int error;
 
 	phase(d, MIGR_PHASE_VERIFY);
-	error = migration_digest(&d->migration, &d->result->destination_digest);
+	error = migration_digest(&d->migration, &d->control, &d->result->destination_digest);
 	if (error)
 		return error;
 	d->result->verify_ns = now_ns() - begun;
@@ -733,26 +901,17 @@ static int receive(struct migr_destination *d, json_t *hello)
 	return error ? error : resume(d);
 }
 
-/*
- * It failed before COMMIT: tell the source, throw the VM away, and read what
- * the source still sends. Closing with bytes unread could destroy our words.
- */
+/* It failed before COMMIT: tell the source, and throw the VM away. */
 static void give_up(struct migr_destination *d)
 {
 	struct error why = d->error;
-	struct control rest = d->control;
-	uint64_t deadline;
-	char bytes[4096];
 
 	control_send_error(&d->control, why.text);
 	shutdown(d->control.fd, SHUT_WR);
 	migration_stop(&d->migration);
 	if (d->prepare_called)
 		d->ops->abort(d, d->data);
-	rest.cancel_fd = -1;
-	deadline = now_ns() + FAREWELL_MS * NS_PER_MS;
-	while (now_ns() < deadline && !control_read(&rest, bytes, sizeof(bytes), deadline))
-		;
+	control_goodbye(&d->control, FAREWELL_MS);
 	d->error = why;
 }
 
@@ -784,6 +943,8 @@ static void reset(struct migr_destination *d)
 	memset(&d->request, 0, sizeof(d->request));
 	json_decref(d->pending);
 	d->pending = NULL;
+	d->nr_tokens = 0;
+	d->first_id = 0;
 	d->prepare_called = false;
 	d->chunk_left = 0;
 	d->state_ended = false;
@@ -794,17 +955,47 @@ static void reset(struct migr_destination *d)
 	atomic_store(&d->state, RUN_IDLE);
 }
 
+static int wait_for_source(struct migr_destination *d, json_t **hello)
+{
+	struct newcomer n;
+	int error;
+
+	phase(d, MIGR_PHASE_CONNECT);
+	for (;;) {
+		error = await_newcomer(d, 0, &n);
+		if (error)
+			return error;
+		if (!strcmp(control_type(n.message), "hello"))
+			break;
+		/* A stream of before, say. */
+		send_away(&n, "no migration is arriving here");
+	}
+	/* To its streams we are who we are to it. */
+	newcomers_settle(&d->newcomers, &n);
+	d->control = n.control;
+	d->control.error = &d->error;
+	d->identity = n.identity;
+	*hello = n.message;
+	return 0;
+}
+
 int migr_destination_run(struct migr_destination *d,
 			 const struct migr_destination_options *options,
 			 const struct migr_destination_ops *ops, void *data,
 			 struct migr_result *result)
 {
-	int fd, error, idle = RUN_IDLE;
+	int error, idle = RUN_IDLE;
 	json_t *hello = NULL;
 
 	*result = (struct migr_result){ .outcome = MIGR_OUTCOME_HERE };
 	if (d->listen_fd < 0)
 		return error_set(&d->error, -EINVAL, "it does not listen");
+	if (d->kind && !options->tls.insecure)
+		return error_set(&d->error, -EPROTONOSUPPORT,
+				 "%s cannot be encrypted: say --insecure", d->kind);
+	error = links_check_networks(options->networks, &d->error);
+	if (error)
+		return error;
 	if (!atomic_compare_exchange_strong(&d->state, &idle, RUN_GOING)) {
 		reset(d);
 		return error_set(&d->error, -ECANCELED, "cancelled");
@@ -813,24 +1004,20 @@ int migr_destination_run(struct migr_destination *d,
 	d->data = data;
 	d->result = result;
 	d->timeout_ms = options->timeout_ms ? options->timeout_ms : 30000;
+	d->networks = options->networks;
 	d->control.timeout_ms = d->timeout_ms;
 	d->control.cancel_fd = d->cancel_fd;
 	d->begun_ns = now_ns();
 	d->progress.page_size = d->migration.m->info.page_size;
-	phase(d, MIGR_PHASE_CONNECT);
-
-	/* Who connects and says nothing sensible is not a source. */
-	do {
-		fd = accept_one(d, 0);
-		error = fd < 0 ? fd : greeting(d, fd, &d->control, GREETING_MS, &hello);
-		if (fd >= 0 && error)
-			close(fd);
-	} while (fd >= 0 && error && error != -ECANCELED);
-	if (error) {
-		d->control.fd = -1;
-	} else {
-		error = serve(d, hello);
+	d->accept_ns = 0;
+	error = newcomers_init(&d->newcomers, &options->tls, d->control.peer, d->cancel_fd,
+			       &d->error);
+	if (!error) {
+		error = wait_for_source(d, &hello);
+		if (!error)
+			error = serve(d, hello);
 		json_decref(hello);
+		newcomers_exit(&d->newcomers);
 	}
 	reset(d);
 	return error;

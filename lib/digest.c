@@ -17,6 +17,9 @@
 
 #include "internal.h"
 
+/* Between two looks whether to stop: a few milliseconds at most. */
+#define PIECE	(4 << 20)
+
 static bool page_is_zero(const uint64_t *words, uint32_t page_size)
 {
 	for (uint32_t i = 0; i < page_size / sizeof(*words); i++)
@@ -59,16 +62,22 @@ static XXH128_hash_t digest_range(XXH128_hash_t chain, const uint8_t *memory, ui
 
 /* Reading a hole through a mapping would fill it: data alone is visited. */
 static int digest_data(int region, const uint8_t *memory, uint32_t page_size,
+		       bool (*stop)(const void *data), const void *stop_data,
 		       struct migr_digest *digest)
 {
 	XXH128_hash_t chain = { 0 };
-	off_t data, hole = 0;
+	off_t data, end, hole = 0;
 
 	while ((data = lseek(region, hole, SEEK_DATA)) >= 0) {
 		hole = lseek(region, data, SEEK_HOLE);
 		if (hole < 0)
 			return -errno;
-		chain = digest_range(chain, memory, page_size, data, hole);
+		for (; data < hole; data = end) {
+			if (stop && stop(stop_data))
+				return 1;
+			end = hole - data < PIECE ? hole : data + PIECE;
+			chain = digest_range(chain, memory, page_size, data, end);
+		}
 	}
 	if (errno != ENXIO)		/* ENXIO: only a hole is left */
 		return -errno;
@@ -76,7 +85,8 @@ static int digest_data(int region, const uint8_t *memory, uint32_t page_size,
 	return 0;
 }
 
-int digest_region(int region, uint32_t page_size, struct migr_digest *digest)
+int digest_region(int region, uint32_t page_size, bool (*stop)(const void *data), const void *data,
+		  struct migr_digest *digest)
 {
 	off_t length = lseek(region, 0, SEEK_END);
 	void *memory;
@@ -87,7 +97,7 @@ int digest_region(int region, uint32_t page_size, struct migr_digest *digest)
 	memory = mmap(NULL, length, PROT_READ, MAP_SHARED, region, 0);
 	if (memory == MAP_FAILED)
 		return -errno;
-	error = digest_data(region, memory, page_size, digest);
+	error = digest_data(region, memory, page_size, stop, data, digest);
 	munmap(memory, length);
 	return error;
 }

@@ -35,3 +35,10 @@ uint64_t now_ns(void)
 	clock_gettime(CLOCK_MONOTONIC, &t);
 	return t.tv_sec * NS_PER_S + t.tv_nsec;
 }
+
+uint32_t left_ms(uint64_t deadline_ns)
+{
+	uint64_t now = now_ns();
+
+	return now < deadline_ns ? (deadline_ns - now) / NS_PER_MS : 0;
+}

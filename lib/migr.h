@@ -13,8 +13,8 @@
  *   - Regions and trackers are plain file descriptors: close() ends the use.
  *     Every descriptor returned is close-on-exec.
  *   - The library writes to sockets with MSG_NOSIGNAL and never prints. Its
- *     only threads are those that carry a stream; all signals are blocked in
- *     them.
+ *     only threads are those that carry a stream, and of a destination those
+ *     that meet who connects; all signals are blocked in them.
  *   - Times are in nanoseconds of CLOCK_MONOTONIC unless the name says ms.
  */
 #ifndef LIBMIGR_H
@@ -172,6 +172,7 @@ struct migr_progress {
 	uint64_t bytes_per_second;	/* on the wire, in the pass of now */
 	uint64_t predicted_downtime_ns;	/* after the latest pass; 0: unknown yet */
 	uint32_t streams;		/* that have not failed */
+	uint32_t links;			/* source: over how many links */
 	struct migr_migration_status status;	/* zero before the first pass */
 };
 
@@ -222,6 +223,33 @@ struct migr_result {
 	struct migr_digest source_digest;
 	struct migr_digest destination_digest;
 };
+
+/*
+ * Who we are and whom we trust: files in PEM. Both sides show a certificate and
+ * check the other's, and the kernels encrypt all that goes between them with TLS
+ * 1.3. Zero in a field means its default.
+ */
+#define MIGR_TLS_CA		"/etc/migr/ca.pem"
+#define MIGR_TLS_CERTIFICATE	"/etc/migr/cert.pem"
+#define MIGR_TLS_KEY		"/etc/migr/key.pem"
+
+struct migr_tls {
+	const char *ca;			/* who has signed the peers' certificates */
+	const char *certificate;	/* ours, and those between it and the CA's */
+	const char *key;		/* its private key */
+	/*
+	 * Name or address that the peer's certificate must have. Default on the
+	 * source: the host of the address that it connects to; on the
+	 * destination: any.
+	 */
+	const char *peer;
+	/* "AES-128-GCM", "AES-256-GCM" or "CHACHA20-POLY1305"; default: any of them */
+	const char *cipher;
+	bool insecure;			/* no certificates, and nothing is encrypted */
+};
+
+/* Find fault with them now: the errors of a run that could not use them. */
+int migr_tls_check(struct migr *m, const struct migr_tls *tls);
 
 /* ---- source ----------------------------------------------------------- */
 
@@ -276,7 +304,21 @@ struct migr_source_options {
 	uint32_t state_ms;		/* 50: expected for saving and loading device state */
 	uint32_t timeout_ms;		/* 30000: without progress of the connection or an answer */
 	uint32_t prepare_timeout_ms;	/* 120000: for the destination to start its VMM */
-	uint32_t streams;		/* 1: connections to share the work, to MIGR_STREAMS_MAX */
+	/*
+	 * Connections to share the work, up to MIGR_STREAMS_MAX; by default one for
+	 * each 10 Gbit/s that a link has, at most 8 for one link.
+	 */
+	uint32_t streams;
+	/*
+	 * Which links to use, separated by commas: this host's interfaces ("eth1,eth2");
+	 * networks that both ends have to be in ("192.0.2.0/24"). By default all that
+	 * both hosts have, of which that of the address is opened first, and the
+	 * others once it carries the first pass; that alone if it is insecure.
+	 */
+	const char *links;
+	const char *networks;
+	/* Bytes a second, of all streams, from 12500; TCP only. By default any. */
+	uint64_t max_bandwidth;
 	/*
 	 * MIGR_COMPRESSION_NONE: what to compress with where that pays. If one of
 	 * the sides does not have it, nothing is compressed.
@@ -291,6 +333,7 @@ struct migr_source_options {
 	 * tells of every write, or it is lost.
 	 */
 	bool reported;
+	struct migr_tls tls;
 };
 
 int migr_source_new(struct migr *m, struct migr_source **s);
@@ -309,13 +352,14 @@ int migr_source_add_region(struct migr_source *s, int region, uint32_t id,
 			   const char *name);
 
 /*
- * Move the VM to address ("host", "host:port", "[v6]:port" or "unix:path") and
- * return when it is known what came of it; result->outcome says so, whatever
- * is returned. A handle runs once.
+ * Move the VM to address ("host", "host:port", "[v6]:port", "unix:path" or
+ * "vsock:cid:port") and return when it is known what came of it; result->outcome
+ * says so, whatever is returned. A handle runs once.
  *
  * -ECANCELED: migr_source_cancel(). -EREMOTEIO: the destination refused or
  * failed; the sentence is its own. -ETIMEDOUT: no answer or no progress in time.
- * -EILSEQ: the digests differ. -EPROTO: it answered with nonsense.
+ * -EILSEQ: the digests differ. -EPROTO: it answered with nonsense. -ENOKEY: what
+ * options.tls names cannot be used. -EKEYREJECTED: its certificate is refused.
  *
  * Until COMMIT is sent every failure leaves the VM running here. From then on
  * this side never resumes it by itself: if no answer comes the outcome is
@@ -376,11 +420,19 @@ struct migr_destination_ops {
 	 */
 	int (*progress)(struct migr_destination *d, void *data,
 			const struct migr_progress *p);
+	/*
+	 * Somebody connected and was sent away: why, and from where, as text that is
+	 * safe to print. Not called for those who said nothing. May be NULL.
+	 */
+	void (*refused)(struct migr_destination *d, void *data, const char *peer,
+			const char *why);
 };
 
 /* Zero in a field means its default. */
 struct migr_destination_options {
 	uint32_t timeout_ms;		/* 30000: as on the source */
+	const char *networks;		/* those that streams shall use, as on the source; any */
+	struct migr_tls tls;
 };
 
 int migr_destination_new(struct migr *m, struct migr_destination **d);
@@ -389,7 +441,10 @@ const char *migr_destination_error(const struct migr_destination *d);
 int migr_destination_fail(struct migr_destination *d, int error, const char *format, ...)
 	__attribute__((format(printf, 3, 4)));
 
-/* Listen on "address:port", ":port", "address" or "unix:path" from now on. */
+/*
+ * Listen on "address:port", ":port", "address", "unix:path", "vsock:port" or
+ * "vsock:cid:port" from now on.
+ */
 int migr_destination_listen(struct migr_destination *d, const char *address);
 
 /* In prepare(): the memory for a requested number. Takes a duplicate. */

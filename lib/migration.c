@@ -6,9 +6,10 @@
  * A thread owns nothing but its call of MIGR_STREAM_RUN; it leaves the result in
  * its stream before it signals done_fd, and is joined before that is read.
  */
+#define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
-#include <signal.h>
+#include <poll.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -125,27 +126,51 @@ int migration_create(struct migration *g, enum migr_role role, uint32_t region_f
 	return 0;
 }
 
+/* That of a stream which died, or a new one. */
+static int free_place(const struct migration *g)
+{
+	for (uint32_t i = 0; i < g->nr_streams; i++)
+		if (g->streams[i].fd < 0 && !g->streams[i].running)
+			return i;
+	return g->nr_streams < MIGR_STREAMS_MAX ? (int)g->nr_streams : -EBUSY;
+}
+
 /* The stream receives faster once the caller, too, has closed the socket. */
-int migration_add_stream(struct migration *g, int socket, uint32_t flags,
+int migration_add_stream(struct migration *g, int socket, uint32_t id, uint32_t flags,
 			 uint32_t compression, uint32_t compression_cpu)
 {
 	struct migr_migration_add_stream add = {
 		.size = sizeof(add),
 		.flags = flags,
 		.socket_fd = socket,
-		.id = g->nr_streams,
+		.id = id,
 		.compression = compression,
 		.compression_cpu = compression_cpu,
 	};
+	int place = free_place(g);
 	int error;
 
-	if (ioctl(g->fd, MIGR_MIGRATION_ADD_STREAM, &add) < 0) {
-		error = errno;
-		return error_set(g->error, -error, "the kernel refused stream %u: %s", add.id,
-				 strerror(error));
+	if (place < 0 || ioctl(g->fd, MIGR_MIGRATION_ADD_STREAM, &add) < 0) {
+		error = place < 0 ? place : -errno;
+		return error_set(g->error, error, "the kernel refused stream %u: %s", id,
+				 strerror(-error));
 	}
-	g->streams[g->nr_streams++] = (struct migration_stream){ .g = g, .fd = add.fd };
-	return 0;
+	if ((uint32_t)place == g->nr_streams)
+		g->nr_streams++;
+	g->streams[place] = (struct migration_stream){ .g = g, .fd = add.fd };
+	return place;
+}
+
+void migration_drop_stream(struct migration *g, uint32_t place)
+{
+	close_fd(&g->streams[place].fd);
+}
+
+void migration_cut_stream(struct migration *g, uint32_t place)
+{
+	struct migr_stream_shutdown shutdown = { .size = sizeof(shutdown) };
+
+	ioctl(g->streams[place].fd, MIGR_STREAM_SHUTDOWN, &shutdown);
 }
 
 uint32_t migration_compressions(const struct migration *g)
@@ -211,7 +236,33 @@ int migration_status(struct migration *g, struct migr_migration_status *status)
 			 strerror(error));
 }
 
-int migration_digest(struct migration *g, struct migr_digest *digest)
+static bool is_in_vain(const void *data)
+{
+	const struct control *c = data;
+	struct pollfd p[2] = {
+		{ .fd = c->cancel_fd, .events = POLLIN },
+		{ .fd = c->fd, .events = POLLRDHUP },
+	};
+
+	return poll(p, 2, 0) > 0;
+}
+
+static int why_in_vain(struct control *c)
+{
+	json_t *message;
+	int error;
+
+	if (socket_wait(-1, 0, c->cancel_fd, now_ns()) == -ECANCELED)
+		return error_set(c->error, -ECANCELED, "cancelled");
+	/* The peer may have said why, after something else. */
+	do {
+		error = control_receive(c, c->timeout_ms, &message);
+		json_decref(message);
+	} while (!error);
+	return error;
+}
+
+int migration_digest(struct migration *g, struct control *c, struct migr_digest *digest)
 {
 	struct migr_digest digests[MIGR_REGIONS_MAX];
 	struct migration_region *r;
@@ -222,7 +273,9 @@ int migration_digest(struct migration *g, struct migr_digest *digest)
 		r = migration_region(g, id);
 		if (!r)
 			continue;
-		error = digest_region(r->fd, g->m->info.page_size, &digests[n++]);
+		error = digest_region(r->fd, g->m->info.page_size, is_in_vain, c, &digests[n++]);
+		if (error > 0)
+			return why_in_vain(c);
 		if (error)
 			return error_set(g->error, error, "cannot read region %u '%s' for its digest: %s",
 					 id, r->name, strerror(-error));
@@ -248,17 +301,13 @@ static void *run_stream(void *arg)
 
 static int start_stream(struct migration_stream *s)
 {
-	sigset_t all, old;
 	int error;
 
 	atomic_store(&s->returned, false);
-	sigfillset(&all);
-	pthread_sigmask(SIG_BLOCK, &all, &old);
-	error = pthread_create(&s->thread, NULL, run_stream, s);
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	error = thread_start(&s->thread, run_stream, s);
 	if (error)
-		return error_set(s->g->error, -error, "cannot make a thread for a stream: %s",
-				 strerror(error));
+		return error_set(s->g->error, error, "cannot make a thread for a stream: %s",
+				 strerror(-error));
 	s->running = true;
 	return 0;
 }
@@ -285,14 +334,17 @@ static int run_failed(struct migration *g, int error)
 		return error_set(g->error, error, "the peer sent a bad frame on the stream");
 	case -EPROTONOSUPPORT:
 		return error_set(g->error, error, "the peer's kernel module speaks another version of the stream");
-	case -EBADMSG:
-		return error_set(g->error, error, "the peer sent compressed pages that cannot be expanded");
 	case -EPIPE:
 	case -ECONNRESET:
 		return error_set(g->error, -ECONNRESET, "the stream's connection was closed by the peer");
 	case -ETIMEDOUT:
 	case -EAGAIN:
 		return error_set(g->error, -ETIMEDOUT, "nothing moved on the stream for too long");
+	case -EKEYEXPIRED:
+		return error_set(g->error, error,
+				 "the stream's key has encrypted as much as is safe: have more streams, or CHACHA20-POLY1305");
+	case -EBADMSG:
+		return error_set(g->error, error, "what came on the stream cannot be decrypted or expanded");
 	case -ENOMEM:
 	case -ENOSPC:
 		return error_set(g->error, error, "no memory for the pages: %s", strerror(-error));
@@ -332,13 +384,12 @@ int migration_join(struct migration *g, bool any, bool *over)
 
 void migration_stop(struct migration *g)
 {
-	struct migr_stream_shutdown shutdown = { .size = sizeof(shutdown) };
 	eventfd_t value;
 	uint32_t i;
 
 	for (i = 0; i < g->nr_streams; i++)
 		if (g->streams[i].running)
-			ioctl(g->streams[i].fd, MIGR_STREAM_SHUTDOWN, &shutdown);
+			migration_cut_stream(g, i);
 	for (i = 0; i < g->nr_streams; i++)
 		if (g->streams[i].running)
 			join_stream(&g->streams[i]);

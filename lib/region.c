@@ -214,7 +214,7 @@ int migr_region_take(struct migr *m, pid_t pid, struct migr_region *regions,
 
 int migr_region_digest(struct migr *m, int region, struct migr_digest *digest)
 {
-	int error = digest_region(region, m->info.page_size, digest);
+	int error = digest_region(region, m->info.page_size, NULL, NULL, digest);
 
 	if (error)
 		return error_set(&m->error, error, "cannot read a region for its digest: %s",

@@ -17,7 +17,12 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <linux/vm_sockets.h>
+
 #include "internal.h"
+
+/* For one who has connected to say something. */
+#define DEFER_S	5
 
 int socket_wait(int fd, short events, int cancel_fd, uint64_t deadline_ns)
 {
@@ -37,11 +42,34 @@ int socket_wait(int fd, short events, int cancel_fd, uint64_t deadline_ns)
 		n = poll(p, 2, left);
 		if (n < 0 && errno != EINTR)
 			return -errno;
-		if (n > 0)
-			return p[1].revents ? -ECANCELED : 0;
-		if (!n)
+		if (n > 0 && p[1].revents)
+			return -ECANCELED;
+		/* Even if it is ready: whoever comes again and again has had their time. */
+		if (!n || !left)
 			return -ETIMEDOUT;
+		if (n > 0)
+			return 0;
 	}
+}
+
+/* An address that names its kind; all others are of TCP. */
+union local_address {
+	struct sockaddr sa;
+	struct sockaddr_un un;
+	struct sockaddr_vm vm;
+};
+
+static const char *after(const char *address, const char *kind)
+{
+	size_t length = strlen(kind);
+
+	return strncmp(address, kind, length) ? NULL : address + length;
+}
+
+const char *socket_kind(const char *address)
+{
+	return after(address, "unix:") ? "a UNIX socket" :
+	       after(address, "vsock:") ? "a vsock socket" : NULL;
 }
 
 static int unix_address(const char *path, struct sockaddr_un *sun, struct error *e)
@@ -54,15 +82,59 @@ static int unix_address(const char *path, struct sockaddr_un *sun, struct error 
 	return 0;
 }
 
-/* "host", "host:port", ":port", "[v6]", "[v6]:port" or a bare v6 address. */
-static int resolve(const char *address, int flags, struct addrinfo **list, struct error *e)
+/* Up to its end; the highest of 32 bits is no CID, and no port. */
+static const char *vsock_number(const char *text, char end, unsigned int *number)
 {
-	struct addrinfo hints = { .ai_socktype = SOCK_STREAM, .ai_flags = flags };
-	const char *port = MIGR_DEFAULT_PORT;
-	char host[256], *colon, *end;
+	unsigned long long value;
+	char *rest;
+
+	if (*text < '0' || *text > '9')
+		return NULL;
+	value = strtoull(text, &rest, 10);
+	*number = value;
+	return value < UINT32_MAX && *rest == end ? rest + 1 : NULL;
+}
+
+int socket_vsock(const char *text, bool passive, struct sockaddr_vm *svm, struct error *e)
+{
+	const char *port = text;
+
+	*svm = (struct sockaddr_vm){ .svm_family = AF_VSOCK, .svm_cid = VMADDR_CID_ANY };
+	if (!passive || strchr(text, ':'))
+		port = vsock_number(text, ':', &svm->svm_cid);
+	if (port && vsock_number(port, '\0', &svm->svm_port))
+		return 0;
+	return error_set(e, -EINVAL,
+			 "an address of vsock is %s, with numbers from 0 to %u, not 'vsock:%s'",
+			 passive ? "vsock:[CID:]PORT" : "vsock:CID:PORT", UINT32_MAX - 1, text);
+}
+
+/* Its length; 0: it is one of TCP. */
+static int local_address(const char *address, bool passive, union local_address *a,
+			 struct error *e)
+{
+	const char *path = after(address, "unix:"), *numbers = after(address, "vsock:");
 	int error;
 
-	if (strlen(address) >= sizeof(host))
+	if (path) {
+		error = unix_address(path, &a->un, e);
+		return error ? error : (int)sizeof(a->un);
+	}
+	if (numbers) {
+		error = socket_vsock(numbers, passive, &a->vm, e);
+		return error ? error : (int)sizeof(a->vm);
+	}
+	return 0;
+}
+
+/* "host", "host:port", ":port", "[v6]", "[v6]:port" or a bare v6 address. */
+static int split(const char *address, char host[SOCKET_HOST_MAX], const char **port,
+		 struct error *e)
+{
+	char *colon, *end;
+
+	*port = MIGR_DEFAULT_PORT;
+	if (strlen(address) >= SOCKET_HOST_MAX)
 		return error_set(e, -EINVAL, "address too long: '%s'", address);
 	strcpy(host, address);
 	if (host[0] == '[') {
@@ -70,18 +142,38 @@ static int resolve(const char *address, int flags, struct addrinfo **list, struc
 		if (!end || (end[1] && end[1] != ':'))
 			return error_set(e, -EINVAL, "not an address: '%s'", address);
 		if (end[1])
-			port = end + 2;
+			*port = address + (end + 2 - host);
 		*end = '\0';
 		memmove(host, host + 1, end - host);
 	} else {
 		colon = strchr(host, ':');
 		if (colon && !strchr(colon + 1, ':')) {
 			*colon = '\0';
-			port = colon + 1;
+			*port = address + (colon + 1 - host);
 		}
 	}
-	if (!*port)
+	if (!**port)
 		return error_set(e, -EINVAL, "no port in address '%s'", address);
+	return 0;
+}
+
+int socket_host(const char *address, char host[SOCKET_HOST_MAX], struct error *e)
+{
+	const char *port;
+
+	return split(address, host, &port, e);
+}
+
+static int resolve(const char *address, int flags, struct addrinfo **list, struct error *e)
+{
+	struct addrinfo hints = { .ai_socktype = SOCK_STREAM, .ai_flags = flags };
+	char host[SOCKET_HOST_MAX];
+	const char *port;
+	int error;
+
+	error = split(address, host, &port, e);
+	if (error)
+		return error;
 	if (!*host && !(flags & AI_PASSIVE))
 		return error_set(e, -EINVAL, "no host in address '%s'", address);
 	error = getaddrinfo(*host ? host : NULL, port, &hints, list);
@@ -92,38 +184,51 @@ static int resolve(const char *address, int flags, struct addrinfo **list, struc
 	return 0;
 }
 
-static int connect_one(int fd, const struct sockaddr *sa, socklen_t length, int cancel_fd,
-		       uint64_t deadline_ns)
+int socket_start(const struct sockaddr *to, socklen_t length, const struct sockaddr *from,
+		 const char *device)
+{
+	int fd = socket(to->sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	int error;
+
+	if (fd < 0)
+		return -errno;
+	/* Not everyone may; the address alone decides well enough in most networks. */
+	if (device)
+		setsockopt(fd, SOL_SOCKET, SO_BINDTODEVICE, device, strlen(device));
+	if ((!from || !bind(fd, from, length)) &&
+	    (!connect(fd, to, length) || errno == EINPROGRESS))
+		return fd;
+	error = -errno;
+	close(fd);
+	return error;
+}
+
+int socket_finish(int fd, uint32_t timeout_ms)
 {
 	socklen_t size = sizeof(int);
 	int error;
 
-	if (!connect(fd, sa, length))
-		return 0;
-	if (errno != EINPROGRESS)
-		return -errno;
-	error = socket_wait(fd, POLLOUT, cancel_fd, deadline_ns);
-	if (error)
-		return error;
 	if (getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size) < 0)
 		return -errno;
-	return -error;
+	if (error)
+		return -error;
+	/* Blocking from here on: the kernel's stream shall wait, not return. */
+	if (fcntl(fd, F_SETFL, 0) < 0)
+		return -errno;
+	return socket_options(fd, timeout_ms);
 }
 
 static int connect_new(const struct sockaddr *sa, socklen_t length, int cancel_fd,
 		       uint32_t timeout_ms, uint64_t deadline_ns)
 {
-	int fd = socket(sa->sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	int fd = socket_start(sa, length, NULL, NULL);
 	int error;
 
 	if (fd < 0)
-		return -errno;
-	error = connect_one(fd, sa, length, cancel_fd, deadline_ns);
-	/* Blocking from here on: the kernel's stream shall wait, not return. */
-	if (!error && fcntl(fd, F_SETFL, 0) < 0)
-		error = -errno;
+		return fd;
+	error = socket_wait(fd, POLLOUT, cancel_fd, deadline_ns);
 	if (!error)
-		error = socket_options(fd, timeout_ms);
+		error = socket_finish(fd, timeout_ms);
 	if (error) {
 		close(fd);
 		return error;
@@ -131,27 +236,44 @@ static int connect_new(const struct sockaddr *sa, socklen_t length, int cancel_f
 	return fd;
 }
 
+/* An address of a name that does not answer leaves time for the others. */
+static int connect_any(const struct addrinfo *list, int cancel_fd, uint32_t timeout_ms,
+		       uint64_t deadline_ns)
+{
+	const struct addrinfo *a;
+	unsigned int left = 0;
+	int fd = -EHOSTUNREACH;
+	uint64_t now;
+
+	for (a = list; a; a = a->ai_next)
+		left++;
+	for (a = list; a && fd < 0 && fd != -ECANCELED; a = a->ai_next) {
+		now = now_ns();
+		if (now < deadline_ns)
+			now += (deadline_ns - now) / left;
+		left--;
+		fd = connect_new(a->ai_addr, a->ai_addrlen, cancel_fd, timeout_ms, now);
+	}
+	return fd;
+}
+
 int socket_connect(const char *address, int cancel_fd, uint32_t timeout_ms, struct error *e)
 {
 	uint64_t deadline = now_ns() + timeout_ms * NS_PER_MS;
-	struct addrinfo *list, *a;
-	struct sockaddr_un sun;
+	union local_address local;
+	int length = local_address(address, false, &local, e);
+	struct addrinfo *list;
 	int fd, error;
 
-	if (!strncmp(address, "unix:", 5)) {
-		error = unix_address(address + 5, &sun, e);
-		if (error)
-			return error;
-		fd = connect_new((struct sockaddr *)&sun, sizeof(sun), cancel_fd, timeout_ms,
-				 deadline);
+	if (length < 0)
+		return length;
+	if (length) {
+		fd = connect_new(&local.sa, length, cancel_fd, timeout_ms, deadline);
 	} else {
 		error = resolve(address, 0, &list, e);
 		if (error)
 			return error;
-		fd = -EHOSTUNREACH;
-		for (a = list; a && fd < 0 && fd != -ECANCELED; a = a->ai_next)
-			fd = connect_new(a->ai_addr, a->ai_addrlen, cancel_fd, timeout_ms,
-					 deadline);
+		fd = connect_any(list, cancel_fd, timeout_ms, deadline);
 		freeaddrinfo(list);
 	}
 	if (fd == -ECANCELED)
@@ -162,16 +284,24 @@ int socket_connect(const char *address, int cancel_fd, uint32_t timeout_ms, stru
 	return fd;
 }
 
+static int set_option(int fd, int level, int name, int value)
+{
+	return setsockopt(fd, level, name, &value, sizeof(value)) ? -errno : 0;
+}
+
 static int listen_new(const struct sockaddr *sa, socklen_t length)
 {
 	int fd = socket(sa->sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	int one = 1, defer_s = 5, error;
+	int error;
 
 	if (fd < 0)
 		return -errno;
-	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
+	set_option(fd, SOL_SOCKET, SO_REUSEADDR, 1);
 	/* Who comes says something at once; one that does not need not be looked at. */
-	setsockopt(fd, IPPROTO_TCP, TCP_DEFER_ACCEPT, &defer_s, sizeof(defer_s));
+	set_option(fd, IPPROTO_TCP, TCP_DEFER_ACCEPT, DEFER_S);
+	/* The wildcard is for IPv4 too, whatever net.ipv6.bindv6only says. */
+	if (sa->sa_family == AF_INET6)
+		set_option(fd, IPPROTO_IPV6, IPV6_V6ONLY, 0);
 	if (bind(fd, sa, length) < 0 || listen(fd, 16) < 0) {
 		error = -errno;
 		close(fd);
@@ -198,16 +328,17 @@ static void unlink_stale(const struct sockaddr_un *sun)
 
 int socket_listen(const char *address, struct error *e)
 {
+	union local_address local;
+	int length = local_address(address, true, &local, e);
 	struct addrinfo *list, *a;
-	struct sockaddr_un sun;
 	int fd, error;
 
-	if (!strncmp(address, "unix:", 5)) {
-		error = unix_address(address + 5, &sun, e);
-		if (error)
-			return error;
-		unlink_stale(&sun);
-		fd = listen_new((struct sockaddr *)&sun, sizeof(sun));
+	if (length < 0)
+		return length;
+	if (length) {
+		if (local.sa.sa_family == AF_UNIX)
+			unlink_stale(&local.un);
+		fd = listen_new(&local.sa, length);
 	} else {
 		error = resolve(address, AI_PASSIVE, &list, e);
 		if (error)
@@ -227,11 +358,6 @@ int socket_listen(const char *address, struct error *e)
 	return fd;
 }
 
-static int set_option(int fd, int level, int name, int value)
-{
-	return setsockopt(fd, level, name, &value, sizeof(value)) ? -errno : 0;
-}
-
 /*
  * A peer that is gone without a word is noticed while sending (user timeout)
  * and while silent (keepalive). SO_SNDTIMEO also bounds the kernel's stream;
@@ -247,7 +373,7 @@ int socket_options(int fd, uint32_t timeout_ms)
 	if (setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &t, sizeof(t)) < 0 ||
 	    getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &size) < 0)
 		return -errno;
-	if (domain == AF_UNIX)
+	if (domain != AF_INET && domain != AF_INET6)
 		return 0;
 	error = set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1);
 	if (!error)
@@ -265,13 +391,17 @@ int socket_options(int fd, uint32_t timeout_ms)
 
 void socket_peer(int fd, char *text, size_t size)
 {
-	struct sockaddr_storage ss;
+	struct sockaddr_storage ss = { .ss_family = AF_UNSPEC };
+	const struct sockaddr_vm *svm = (const struct sockaddr_vm *)&ss;
 	socklen_t length = sizeof(ss);
 	char host[64], port[8];
 
-	if (getpeername(fd, (struct sockaddr *)&ss, &length) == 0 && ss.ss_family != AF_UNIX &&
-	    !getnameinfo((struct sockaddr *)&ss, length, host, sizeof(host), port, sizeof(port),
-			 NI_NUMERICHOST | NI_NUMERICSERV))
+	getpeername(fd, (struct sockaddr *)&ss, &length);
+	if (ss.ss_family == AF_VSOCK)
+		snprintf(text, size, "vsock:%u:%u", svm->svm_cid, svm->svm_port);
+	else if (ss.ss_family != AF_UNIX &&
+		 !getnameinfo((struct sockaddr *)&ss, length, host, sizeof(host), port,
+			      sizeof(port), NI_NUMERICHOST | NI_NUMERICSERV))
 		snprintf(text, size, strchr(host, ':') ? "[%s]:%s" : "%s:%s", host, port);
 	else
 		snprintf(text, size, "a local process");

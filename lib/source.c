@@ -7,14 +7,12 @@
  * every failure ends with resume(); once it is sent, nothing here does.
  */
 #include <errno.h>
-#include <netinet/in.h>
 #include <poll.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include "internal.h"
@@ -23,15 +21,21 @@
 #define HEARTBEAT_NS	(5 * NS_PER_S)
 /* How long to wait for the destination's own word on why the stream broke. */
 #define REASON_MS	2000
+/* To wait that long for tokens is not worth another pass. */
+#define SETTLE_NS	(10 * NS_PER_MS)
 /* That the pause waits for: the last pass, loaded, resumed. */
 #define PAUSE_ROUND_TRIPS	3
 /* Slower than this a digest is not computed. */
 #define DIGEST_BYTES_PER_MS	(32u << 10)
+/* Less than that, in bytes a second, for all streams leaves one of them next to nothing. */
+#define BANDWIDTH_MIN	12500u
 
 struct migr_source {
 	struct error error;
 	struct migration migration;
 	struct control control;
+	struct tls *tls;		/* NULL: insecure */
+	char host[SOCKET_HOST_MAX];	/* the destination's, with tls */
 	int cancel_fd;
 	atomic_int state;		/* enum run_state */
 
@@ -41,12 +45,13 @@ struct migr_source {
 	struct migr_result *result;
 	struct migr_progress progress;
 	struct prediction prediction;
+	struct spread spread;
 	struct migr_pass *passes;
 	uint64_t begun_ns, stopped_ns, heartbeat_ns;
 	uint64_t round_trip_ns;
 	bool pause_called;
+	bool settled;			/* no more streams are opened */
 	bool stream_broke;		/* the destination may say why */
-	uint32_t compression;		/* that the destination has chosen */
 	int failed;			/* what the VMM reported last */
 };
 
@@ -69,6 +74,7 @@ int migr_source_new(struct migr *m, struct migr_source **source)
 		free(s);
 		return error_set(&m->error, error, "cannot make an eventfd: %s", strerror(-error));
 	}
+	spread_init(&s->spread, &s->migration, &s->control, &s->options);
 	*source = s;
 	return 0;
 }
@@ -117,6 +123,7 @@ static int report(struct migr_source *s)
 		return 0;
 	p->elapsed_ns = now_ns() - s->begun_ns;
 	p->streams = migration_nr_alive(&s->migration);
+	p->links = spread_nr_links(&s->spread);
 	p->bytes_per_second = p->status.pass_ns ?
 		p->status.pass_wire_bytes * (double)NS_PER_S / p->status.pass_ns : 0;
 	s->failed = 0;
@@ -132,16 +139,36 @@ static void phase(struct migr_source *s, enum migr_phase phase)
 
 /* ---- connecting ------------------------------------------------------- */
 
-/*
- * An answer has come to what was sent then. The shortest counts: the first of a
- * migration may wait until the destination is done with one before.
- */
-static void round_trip(struct migr_source *s, uint64_t sent_ns)
+static int prepare_tls(struct migr_source *s, const char *address)
 {
-	uint64_t took = now_ns() - sent_ns;
+	int error = tls_open(&s->options.tls, &s->tls, &s->error);
+	const char *kind = socket_kind(address);
 
-	if (!s->round_trip_ns || took < s->round_trip_ns)
-		s->round_trip_ns = took;
+	if (error || !s->tls)
+		return error;
+	if (kind)
+		return error_set(&s->error, -EPROTONOSUPPORT,
+				 "%s cannot be encrypted: say --insecure", kind);
+	s->spread.tls = s->tls;
+	s->spread.host = s->host;
+	return socket_host(address, s->host, &s->error);
+}
+
+static int connect_control(struct migr_source *s, const char *address)
+{
+	struct control *c = &s->control;
+	int error;
+
+	c->fd = socket_connect(address, s->cancel_fd, s->options.timeout_ms, &s->error);
+	if (c->fd < 0)
+		return c->fd;
+	error = s->tls ? tls_connect(s->tls, c, s->host, &s->spread.identity) : 0;
+	/* What is to be said would not be encrypted, or for we do not know whom. */
+	if (error) {
+		close(c->fd);
+		c->fd = -1;
+	}
+	return error;
 }
 
 static int hello(struct migr_source *s)
@@ -162,7 +189,7 @@ static int hello(struct migr_source *s)
 				       "wire_version", &wire);
 	if (error)
 		return error;
-	round_trip(s, sent);
+	s->round_trip_ns = now_ns() - sent;
 	if (version < CONTROL_VERSION || wire < info->wire_version)
 		return error_set(&s->error, -EPROTONOSUPPORT,
 				 "the destination is too old: it speaks control version %lld and wire version %lld, this side %d and %u",
@@ -203,21 +230,23 @@ static int read_compression(struct migr_source *s, json_t *ready, const json_t *
 		return error;
 	json_array_foreach(offered, i, item)
 		if (!strcmp(json_string_value(item), chosen))
-			s->compression = compression_find(chosen);
-	if (!s->compression)
+			s->spread.compression = compression_find(chosen);
+	if (!s->spread.compression)
 		return error_set(&s->error, -EPROTO,
 				 "the destination chose a compression that was not offered");
-	s->result->compression = s->compression;
+	s->result->compression = s->spread.compression;
 	return 0;
 }
 
 /* Ask for the VM; the tokens that admit the streams come back. */
-static int request(struct migr_source *s, json_t **tokens)
+static int request(struct migr_source *s, json_t **ready)
 {
+	/* Nobody knows yet how many links there are, nor which of them fail. */
+	uint32_t some = s->options.links || s->options.networks ? LINKS_MAX : 1;
+	uint32_t streams = s->options.streams ? s->options.streams : some;
 	struct migration *g = &s->migration;
 	json_auto_t *offered = compressions(s);
 	json_t *regions = json_array();
-	json_auto_t *ready = NULL;
 	int error;
 
 	for (uint32_t i = 0; i < g->nr_regions; i++)
@@ -230,91 +259,85 @@ static int request(struct migr_source *s, json_t **tokens)
 			     json_pack("{s:s, s:s, s:I, s:I, s:O, s:o}", "type", "request", "vm",
 				       s->options.vm_name, "page_size",
 				       (json_int_t)g->m->info.page_size, "streams",
-				       (json_int_t)s->options.streams, "compressions", offered,
-				       "regions", regions));
+				       (json_int_t)streams, "compressions", offered, "regions",
+				       regions));
 	if (!error)
-		error = control_expect(&s->control, "ready", s->options.prepare_timeout_ms, &ready);
+		error = control_expect(&s->control, "ready", s->options.prepare_timeout_ms, ready);
 	if (!error)
-		error = control_unpack(&s->control, ready, "{s:O}", "tokens", tokens);
-	if (!error)
-		error = read_compression(s, ready, offered);
-	if (!error && json_array_size(*tokens) != s->options.streams)
-		error = error_set(&s->error, -EPROTO, "the destination sent %zu tokens for %u streams",
-				  json_array_size(*tokens), s->options.streams);
+		error = read_compression(s, *ready, offered);
 	return error;
 }
 
-/* A connection of its own: presented by its token, then the kernel's alone. */
-static int connect_stream(struct migr_source *s, const char *address, const char *token)
+/*
+ * Where the destination listens. The address that it was reached at has the port that
+ * we were given, which may be forwarded; no other has it because of that.
+ */
+static int read_port(struct migr_source *s, json_t *ready)
 {
-	struct timeval t = { s->options.timeout_ms / 1000, s->options.timeout_ms % 1000 * 1000 };
-	uint32_t percent = s->options.compression_percent;
-	struct control c = s->control;
-	json_auto_t *go = NULL;
-	uint64_t sent;
+	struct spread *sp = &s->spread;
+	struct host_address reached;
+	json_int_t port;
 	int error;
 
-	c.fd = socket_connect(address, s->cancel_fd, s->options.timeout_ms, &s->error);
-	if (c.fd < 0)
-		return c.fd;
-	sent = now_ns();
-	error = control_send(&c, json_pack("{s:s, s:s}", "type", "stream", "token", token));
-	if (!error)
-		error = control_expect(&c, "go", s->options.timeout_ms, &go);
-	if (!error)
-		round_trip(s, sent);
-	/* Here a pass is always answered in time. */
-	if (!error && setsockopt(c.fd, SOL_SOCKET, SO_RCVTIMEO, &t, sizeof(t)) < 0)
-		error = error_set(&s->error, -errno, "cannot set the stream's time limit");
-	if (!error)
-		error = migration_add_stream(&s->migration, c.fd,
-					     s->options.copy ? MIGR_STREAM_COPY : 0, s->compression,
-					     percent == MIGR_COMPRESSION_ALWAYS ? 0 : percent);
-	close(c.fd);
-	return error;
+	if (!json_object_get(ready, "port"))
+		return 0;
+	error = control_unpack(&s->control, ready, "{s:I}", "port", &port);
+	if (error)
+		return error;
+	if (port < 1 || port > UINT16_MAX)
+		return error_set(&s->error, -EPROTO,
+				 "the destination listens on port %lld, it says: 1 to %u are ports",
+				 (long long)port, UINT16_MAX);
+	if (!links_from_socket(&sp->peer, &reached))
+		return 0;
+	for (uint32_t i = 0; i < sp->nr_links; i++)
+		if (!links_find_address(&sp->links[i].link.there, 1, &reached))
+			sp->links[i].link.there.port = port;
+	return 0;
 }
 
 static int set_up(struct migr_source *s, const char *address)
 {
-	json_auto_t *tokens = NULL;
-	const char *token;
-	json_t *item;
-	size_t i;
+	json_auto_t *ready = NULL;
 	int error;
 
 	phase(s, MIGR_PHASE_CONNECT);
-	s->control.fd = socket_connect(address, s->cancel_fd, s->options.timeout_ms, &s->error);
-	if (s->control.fd < 0)
-		return s->control.fd;
-	error = hello(s);
+	error = prepare_tls(s, address);
+	if (!error)
+		error = connect_control(s, address);
+	if (!error)
+		error = hello(s);
 	if (error)
 		return error;
 	phase(s, MIGR_PHASE_PREPARE);
-	error = request(s, &tokens);
+	error = request(s, &ready);
 	if (!error)
 		error = migration_create(&s->migration, MIGR_ROLE_SOURCE,
 					 s->options.reported ? MIGR_WRITES_REPORTED : 0);
-	json_array_foreach(tokens, i, item) {
-		token = json_string_value(item);
-		if (!error && !token)
-			error = error_set(&s->error, -EPROTO, "the destination sent a bad token");
-		if (!error)
-			error = connect_stream(s, address, token);
-	}
+	if (!error)
+		error = spread_plan(&s->spread, address, ready);
+	if (!error)
+		error = read_port(s, ready);
+	if (!error)
+		error = spread_open(&s->spread);
+	/* The first answer may have waited until the destination was done with another. */
+	if (!error && s->spread.answer_ns < s->round_trip_ns)
+		s->round_trip_ns = s->spread.answer_ns;
 	return error;
 }
 
 /* ---- passes ----------------------------------------------------------- */
 
-/* Anything that comes before it was asked for is an error, or the end. */
+/* Anything but tokens that comes before it was asked for is an error, or the end. */
 static int unexpected(struct migr_source *s)
 {
-	json_t *message;
+	json_auto_t *message = NULL;
 	int error = control_receive(&s->control, s->options.timeout_ms, &message);
 
 	if (error)
 		return error;
-	json_decref(message);
+	if (s->spread.asked && !strcmp(control_type(message), "tokens"))
+		return spread_tokens(&s->spread, message);
 	return error_set(&s->error, -EPROTO, "the destination sent a message that was not due");
 }
 
@@ -345,15 +368,17 @@ static int wait_pass(struct migr_source *s)
 {
 	struct migration *g = &s->migration;
 	bool over;
-	struct pollfd p[3] = {
+	struct pollfd p[4] = {
 		{ .fd = g->done_fd, .events = POLLIN },
 		{ .fd = s->cancel_fd, .events = POLLIN },
 		{ .fd = s->control.fd, .events = POLLIN },
+		{ .events = POLLOUT },
 	};
 	int n, error;
 
 	for (;;) {
-		n = poll(p, 3, POLL_MS);
+		p[3].fd = s->spread.opening_fd;
+		n = poll(p, 4, POLL_MS);
 		if (n < 0 && errno != EINTR)
 			return error_set(&s->error, -errno, "poll failed: %s", strerror(errno));
 		if (n > 0 && p[1].revents)
@@ -365,9 +390,11 @@ static int wait_pass(struct migr_source *s)
 			if (over)
 				return error;
 		}
-		if (n > 0 && p[2].revents)
-			return unexpected(s);
-		error = migration_status(g, &s->progress.status);
+		error = n > 0 && p[2].revents ? unexpected(s) : 0;
+		if (!error)
+			error = spread_tend(&s->spread, !s->settled);
+		if (!error)
+			error = migration_status(g, &s->progress.status);
 		if (!error)
 			error = heartbeat(s);
 		if (!error)
@@ -415,6 +442,7 @@ static int record_pass(struct migr_source *s)
 
 static int pass(struct migr_source *s, uint32_t flags, uint64_t hot_pages_max)
 {
+	uint64_t begun = now_ns();
 	int error;
 
 	error = migration_pass(&s->migration, flags, hot_pages_max);
@@ -422,8 +450,10 @@ static int pass(struct migr_source *s, uint32_t flags, uint64_t hot_pages_max)
 		error = migration_start(&s->migration);
 	if (!error)
 		error = wait_pass(s);
-	if (!error)
-		error = collect(s);
+	if (error)
+		return error;
+	spread_passed(&s->spread, begun);
+	error = collect(s);
 	if (!error)
 		error = migration_status(&s->migration, &s->progress.status);
 	if (!error)
@@ -443,6 +473,24 @@ static int slow_down(struct migr_source *s, uint64_t fixed, uint64_t limit)
 	pages = prediction_slow(&s->prediction, st, s->progress.page_size, fixed, limit,
 				s->options.pass_limit);
 	return pages == st->limit ? 0 : migration_limit(&s->migration, pages);
+}
+
+/*
+ * Open no more streams, now that the VM is to be stopped. If that takes time, what it
+ * writes meanwhile would all fall into the pause: then another pass pays.
+ */
+static int settle(struct migr_source *s, enum verdict *verdict)
+{
+	uint64_t begun = now_ns();
+	int error;
+
+	if (s->settled)
+		return 0;
+	s->settled = true;
+	error = spread_settle(&s->spread);
+	if (now_ns() - begun > SETTLE_NS)
+		*verdict = VERDICT_AGAIN;
+	return error;
 }
 
 /* Passes while the VM runs, until stopping it is short enough, or no more helps. */
@@ -471,7 +519,12 @@ static int live_passes(struct migr_source *s)
 			return error;
 		verdict = prediction_verdict(&s->prediction, predicted, limit,
 					     s->options.pass_limit);
-		error = verdict == VERDICT_AGAIN ? slow_down(s, fixed, limit) : 0;
+		if (verdict == VERDICT_AGAIN) {
+			s->settled = false;
+			error = slow_down(s, fixed, limit);
+		} else {
+			error = settle(s, &verdict);
+		}
 		if (error)
 			return error;
 	} while (verdict == VERDICT_AGAIN);
@@ -506,7 +559,7 @@ static int verify(struct migr_source *s)
 	/* Both sides compute at the same time. */
 	error = control_send(&s->control, json_pack("{s:s}", "type", "verify"));
 	if (!error)
-		error = migration_digest(&s->migration, &r->source_digest);
+		error = migration_digest(&s->migration, &s->control, &r->source_digest);
 	if (!error)
 		error = control_expect(&s->control, "digest", s->options.timeout_ms +
 				       r->ram_bytes / DIGEST_BYTES_PER_MS, &answer);
@@ -665,7 +718,7 @@ static int fail_back(struct migr_source *s, int error)
 
 static int check_run(struct migr_source *s)
 {
-	int idle = RUN_IDLE;
+	int idle = RUN_IDLE, error;
 
 	if (!s->migration.nr_regions)
 		return error_set(&s->error, -EINVAL, "a migration needs a region");
@@ -674,8 +727,17 @@ static int check_run(struct migr_source *s)
 	if (s->options.streams > MIGR_STREAMS_MAX)
 		return error_set(&s->error, -EINVAL, "%u streams are too many (at most %u)",
 				 s->options.streams, MIGR_STREAMS_MAX);
+	if (s->options.max_bandwidth && s->options.max_bandwidth < BANDWIDTH_MIN)
+		return error_set(&s->error, -EINVAL,
+				 "%llu bytes a second are too few (at least %u)",
+				 (unsigned long long)s->options.max_bandwidth, BANDWIDTH_MIN);
 	if (s->options.reported && !s->ops->collect)
 		return error_set(&s->error, -EINVAL, "nobody would report the writes");
+	error = links_check_names(s->options.links, &s->error);
+	if (!error)
+		error = links_check_networks(s->options.networks, &s->error);
+	if (error)
+		return error;
 	if (atomic_compare_exchange_strong(&s->state, &idle, RUN_GOING))
 		return 0;
 	if (idle == RUN_CANCELLED)
@@ -699,7 +761,6 @@ int migr_source_run(struct migr_source *s, const char *address,
 	*o = *options;
 	o->vm_name = o->vm_name ? o->vm_name : "";
 	o->downtime_limit_ms = o->downtime_limit_ms ? o->downtime_limit_ms : 300;
-	o->streams = o->streams ? o->streams : 1;
 	o->compression_percent = o->compression_percent ? o->compression_percent : 50;
 	o->pass_limit = o->pass_limit ? o->pass_limit : 30;
 	o->state_ms = o->state_ms ? o->state_ms : 50;
@@ -720,9 +781,12 @@ int migr_source_run(struct migr_source *s, const char *address,
 	if (error && result->outcome == MIGR_OUTCOME_HERE)
 		error = fail_back(s, error);
 	migration_reset(&s->migration);
+	spread_close(&s->spread);
 	if (s->control.fd >= 0)
 		close(s->control.fd);
 	s->control.fd = -1;
+	tls_close(s->tls);
+	s->tls = NULL;
 	result->total_ns = now_ns() - s->begun_ns;
 	result->status = s->progress.status;
 	if (!error) {

@@ -6,15 +6,25 @@
  * loopback that is as slow as the test wants.
  */
 #include "workload.h"
-#include "migr.h"
+#include "moving.h"
+
+#include <math.h>
 
 #define PAGES		4096UL
 #define DOWNTIME_MS	300
-#define ADDRESS		"127.0.0.1:4242"
+#define STATE_MS	20
+#define PASS_LIMIT	15
+/* In which libmigr wants to get there once it slows the VM down. */
+#define SLOWED_PASSES	5
+/* So few pages are no measure of the link for it. */
+#define RATE_PAGES	1024
+/* While others keep this machine busy, the writers or the link may be slower than they were. */
+#define ATTEMPTS	3
 
 static struct vm {
 	struct mem mem;
 	struct workload writers;
+	__u64 link;	/* pages a second that it is moved at */
 } vm;
 
 /* Different pages that become dirty in a second. */
@@ -34,9 +44,11 @@ static __u64 pages_written(void)
 /* It carries half of that. */
 static void link_slow(void)
 {
-	__u64 kbit = pages_written() / 2 * TEST_PAGE * 8 / 1000;
 	char command[160];
+	__u64 kbit;
 
+	vm.link = pages_written() / 2;
+	kbit = vm.link * TEST_PAGE * 8 / 1000;
 	loopback_up();
 	diag("a link of %llu kbit/s", (unsigned long long)kbit);
 	snprintf(command, sizeof(command),
@@ -50,92 +62,12 @@ static void link_fast(void)
 	CHECK_EQ(run_command("tc qdisc del dev lo root"), 0);
 }
 
-/* ---------------------------------------------------------- destination */
-
-static int dst_prepare(struct migr_destination *d, void *data,
-		       const struct migr_request *request)
-{
-	int region = (int)CALL(region_create(*(int *)data, request->regions[0].length, ""));
-
-	return migr_destination_add_region(d, region, request->regions[0].id);
-}
-
-static int dst_load(struct migr_destination *d, void *data)
-{
-	char c;
-
-	(void)data;
-	return (int)migr_destination_read_state(d, &c, 1);
-}
-
-static int dst_resume(struct migr_destination *d, void *data)
-{
-	(void)d;
-	(void)data;
-	return 0;
-}
-
-static void dst_abort(struct migr_destination *d, void *data)
-{
-	(void)d;
-	(void)data;
-}
-
-static void destination(int ready)
-{
-	static const struct migr_destination_ops ops = {
-		.prepare = dst_prepare,
-		.load = dst_load,
-		.resume = dst_resume,
-		.abort = dst_abort,
-	};
-	struct migr_destination_options options = { 0 };
-	struct migr_destination *d;
-	struct migr_result result;
-	int dev = (int)CALL(dev_open());
-	struct migr *m;
-
-	CALL(migr_open(&m));
-	CALL(migr_destination_new(m, &d));
-	CALL(migr_destination_listen(d, ADDRESS));
-	CHECK_EQ(write(ready, "r", 1), 1);
-	CHECK(!migr_destination_run(d, &options, &ops, &dev, &result), "%s",
-	      migr_destination_error(d));
-	_exit(0);
-}
-
-static pid_t destination_start(void)
-{
-	struct pollfd p = { .events = POLLIN };
-	int pipes[2];
-	pid_t pid;
-
-	SYS(pipe2(pipes, O_CLOEXEC));
-	pid = child_start();
-	if (!pid)
-		destination(pipes[1]);
-	p.fd = pipes[0];
-	CHECK_EQ(poll(&p, 1, 10000), 1);
-	close(pipes[0]);
-	close(pipes[1]);
-	return pid;
-}
-
-/* --------------------------------------------------------------- source */
-
 static int src_pause(struct migr_source *s, void *data, uint64_t *stopped_ns)
 {
 	(void)s;
 	(void)data;
 	gate_close(vm.writers.gate);
 	*stopped_ns = now_ns();
-	return 0;
-}
-
-static int src_save(struct migr_source *s, void *data)
-{
-	(void)s;
-	(void)data;
 	return 0;
 }
 
@@ -162,23 +94,15 @@ static struct migr_result migrate(bool no_slowdown, struct migr_source **s)
 {
 	struct migr_source_options options = {
 		.downtime_limit_ms = DOWNTIME_MS,
-		.state_ms = 20,
-		.pass_limit = 15,
+		.state_ms = STATE_MS,
+		.pass_limit = PASS_LIMIT,
 		.verify = true,
 		.no_slowdown = no_slowdown,
+		.tls.insecure = true,
 	};
-	struct migr_result r;
-	struct migr *m;
-	pid_t pid;
+	struct migr_result r = move(&vm.mem, &options, &src_ops, s);
 	__u32 i;
 
-	CALL(migr_open(&m));
-	CALL(migr_source_new(m, s));
-	CALL(migr_source_add_region(*s, vm.mem.fd, 0, "ram"));
-	pid = destination_start();
-	CHECK(!migr_source_run(*s, ADDRESS, &options, &src_ops, NULL, &r), "%s",
-	      migr_source_error(*s));
-	child_join(pid);
 	for (i = 0; i < r.nr_passes; i++)
 		diag("pass %u: %llu pages, %llu sent at %.0f/s, %llu dirtied at %.0f/s, limit %llu/s, %llu hot",
 		     i + 1, (unsigned long long)r.passes[i].pages,
@@ -192,55 +116,108 @@ static struct migr_result migrate(bool no_slowdown, struct migr_source **s)
 	     (unsigned long long)r.downtime_ns / 1000000,
 	     (unsigned long long)r.predicted_downtime_ns / 1000000,
 	     (unsigned long long)r.status.slept_ns / 1000000);
-	CHECK_EQ(r.outcome, MIGR_OUTCOME_MOVED);
-	CHECK(r.identical, "the digests differ");
 	return r;
 }
 
 /* The VM goes on here after a move: the next one is of the same. */
-static void never_without(void)
+static void vm_goes_on(struct migr_source *s)
 {
-	struct migr_source *s;
-	struct migr_result r = migrate(true, &s);
-
-	CHECK(r.limit_exceeded, "it converges without being slowed down");
-	CHECK_EQ(r.status.slept_ns, 0);
 	migr_source_free(s);
 	src_resume(NULL, NULL);
 }
 
-static void slowed_down(void)
+static void never_without(void)
 {
+	struct migr_result r = { 0 };
 	struct migr_source *s;
-	struct migr_result r = migrate(false, &s);
-	double sent = 0, send_ns = 0, written = 0, allowed = 0, link, slowest = 1e9, least = 1e9;
+	int attempt;
+
+	for (attempt = 0; attempt < ATTEMPTS && !r.limit_exceeded; attempt++) {
+		r = migrate(true, &s);
+		CHECK_EQ(r.status.slept_ns, 0);
+		vm_goes_on(s);
+	}
+	CHECK(r.limit_exceeded, "it converges without being slowed down");
+}
+
+/*
+ * Each limit is as low as it takes. What the pause would be if all passes that remain
+ * had it: a pass leaves what is written while the link sends what the last one left.
+ * It is a fifth below the limit by intent, and by three round trips of a slow machine.
+ */
+static void check_limits(const struct migr_result *r)
+{
+	double link = 0, hot, limit, left, ms;
+	int i, slowed = 0, passes;
+
+	for (i = 1; i + 1 < (int)r->nr_passes; i++) {
+		const struct migr_pass *p = &r->passes[i];
+
+		if (!link || p[-1].sent_pages >= RATE_PAGES)
+			link = rate(p[-1].sent_pages, p[-1].ns);
+		if (!p->limit)
+			continue;
+		passes = slowed < SLOWED_PASSES ? SLOWED_PASSES - slowed : 1;
+		if (passes > PASS_LIMIT - i)
+			passes = PASS_LIMIT - i;
+		slowed++;
+		hot = p[-1].hot_pages;
+		limit = p->limit;
+		left = hot + (p->pages - hot) * pow(limit / link, passes);
+		ms = STATE_MS + left * 1000 / link;
+		diag("pass %d: a limit for %.0f ms in %d passes", i + 1, ms, passes);
+		CHECK(ms >= DOWNTIME_MS / 4.0, "the limit of pass %d is for %.0f ms", i + 1, ms);
+		/* Or the lowest, a quarter of the link: the passes to come get there. */
+		CHECK(ms <= DOWNTIME_MS || limit < link / 3,
+		      "the limit of pass %d gets to %.0f ms only", i + 1, ms);
+	}
+}
+
+/* Whether this machine let a pass have at least half of what the link carries. */
+static bool at_link_rate(const struct migr_pass *p)
+{
+	return rate(p->sent_pages, p->ns) >= vm.link / 2.0;
+}
+
+/* A limit does not help if the link becomes slower than it was measured. */
+static bool machine_busy(const struct migr_result *r)
+{
 	__u32 i;
 
+	for (i = 0; i + 1 < r->nr_passes; i++)
+		if (!at_link_rate(&r->passes[i]))
+			return true;
+	return false;
+}
+
+static void slowed_down(void)
+{
+	struct migr_source *s = NULL;
+	const struct migr_pass *p;
+	struct migr_result r;
+	double written = 0, allowed = 0;
+	int attempt = 0;
+
+	/* Until it has to be slowed down, on a machine that lets it. */
+	do {
+		if (s)
+			vm_goes_on(s);
+		r = migrate(false, &s);
+	} while (++attempt < ATTEMPTS &&
+		 (r.limit_exceeded ? machine_busy(&r) : !r.status.slept_ns));
 	CHECK(!r.limit_exceeded, "it does not converge");
 	CHECK(r.predicted_downtime_ns <= DOWNTIME_MS * 1000000ULL, "the limit is exceeded");
 	CHECK(r.status.slept_ns > 0, "no writer was slowed down");
-	for (i = 0; i + 1 < r.nr_passes; i++) {
-		const struct migr_pass *p = &r.passes[i];
-
-		sent += p->sent_pages;
-		send_ns += p->ns;
-		if (rate(p->sent_pages, p->ns) < least)
-			least = rate(p->sent_pages, p->ns);
-		if (!p->limit)
+	check_limits(&r);
+	/* They get what they are allowed, where this machine lets them run. */
+	for (p = r.passes; p < r.passes + r.nr_passes - 1; p++) {
+		if (!p->limit || !at_link_rate(p))
 			continue;
 		written += p->dirtied_pages;
 		allowed += p->limit * (p->ns / 1e9);
-		if (p->limit < slowest)
-			slowest = p->limit;
 	}
-	link = sent * 1e9 / send_ns;
-	diag("the link carries %.0f pages/s, the writers wrote %.0f of %.0f allowed, the limit was at least %.0f/s",
-	     link, written, allowed, slowest);
-	/* They get what they are allowed, as far as this machine lets them run. */
+	diag("the writers wrote %.0f of %.0f allowed", written, allowed);
 	CHECK(written >= allowed / 3, "the limit is %.0f pages, they wrote %.0f", allowed, written);
-	/* To a quarter of the rate last measured, which may be the lowest. */
-	CHECK(slowest > least / 5, "slowed down to %.0f pages/s at %.0f of the link", slowest,
-	      least);
 	migr_source_free(s);
 }
 

@@ -10,7 +10,7 @@ set -u
 
 top=$(cd "$(dirname "$0")/.." && pwd -P)
 out=$top/build/check/fuzz
-seconds=${FUZZ_SECONDS:-10}
+seconds=${FUZZ_SECONDS:-60}
 cc=clang-14
 # This ASan finds no place for its shadow now and then where a kernel spreads a
 # program over more than 28 bits of addresses (vm.mmap_rnd_bits).
@@ -44,6 +44,10 @@ bad=(
 	"wire BEYOND: a page beyond the end of the region"
 	"wire LENGTH: a length that does not fit the masks"
 	"wire LONGER: compressed pages that are longer than they were"
+	"wire NOTHING: a unit of no bytes"
+	"wire LARGE: a unit that is larger than its pages"
+	"wire SHORT: content that is too short for the sizes of its units"
+	"wire UNITS: units that are not all of the content"
 	"control EMPTY: a message of no bytes"
 	"control LONG: a message that is too long"
 )
@@ -100,10 +104,16 @@ echo "1..$((${#parsers[@]} + ${#bad[@]}))"
 n=0
 failed=0
 
+# At the same time: each is one thread.
+fuzzers=()
 for parser in "${parsers[@]}"; do
 	name=${parser%%:*}
-	build "$name" "$name" && fuzz "$name" "$name" "$seconds" &&
-		is_good "$out/$name/log"
+	build "$name" "$name" && fuzz "$name" "$name" "$seconds" &
+	fuzzers+=($!)
+done
+for i in "${!parsers[@]}"; do
+	name=${parsers[i]%%:*}
+	wait "${fuzzers[i]}" && is_good "$out/$name/log"
 	result $? "$name: no input fails" "$out/$name/log"
 	grep -E '^Done ' "$out/$name/log" | sed 's/^/# /'
 done

@@ -98,7 +98,7 @@ structures() {
 options() {
 	local command
 
-	for command in run ls receive send; do
+	for command in run ls receive send pki; do
 		diff <("$migr" "$command" --help | sed -n 's/^ \+\(--[a-z-]*\).*/\1/p' |
 			sort) \
 		     <({ section "Options of $command" migr.1; echo --help; } |

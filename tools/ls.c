@@ -21,14 +21,6 @@ struct listing {
 	unsigned int count;
 };
 
-/* What other processes call themselves: ASCII without control characters. */
-static void clean(struct text *t)
-{
-	for (char *c = t->s; *c; c++)
-		if (*c < ' ' || *c > '~')
-			*c = '?';
-}
-
 static void list_one(const struct vm *vm, void *data)
 {
 	struct text name = vm->name, qmp = vm->qmp;
@@ -41,8 +33,9 @@ static void list_one(const struct vm *vm, void *data)
 		resident += vm->regions[i].info.resident;
 		tracked |= vm->regions[i].info.state & MIGR_REGION_TRACKED;
 	}
-	clean(&name);
-	clean(&qmp);
+	/* What other processes call themselves. */
+	text_clean(name.s);
+	text_clean(qmp.s);
 	if (l->json) {
 		print_json(json_pack("{s:s, s:i, s:s, s:I, s:I, s:b, s:s}", "type", "vm", "pid",
 				     (int)vm->pid, "name", name.s, "ram_bytes", (json_int_t)ram,

@@ -18,6 +18,7 @@ static const char help[] =
 "  ls       list the VMs of this host that can be moved\n"
 "  receive  wait for a VM on the host where it shall go\n"
 "  send     move a running VM there\n"
+"  pki      make certificates for hosts that trust each other\n"
 "\n"
 "migr COMMAND --help says more; migr --version tells the version.\n";
 
@@ -31,6 +32,7 @@ int main(int argc, char **argv)
 		{ "ls", cmd_ls },
 		{ "receive", cmd_receive },
 		{ "send", cmd_send },
+		{ "pki", cmd_pki },
 	};
 
 	if (argc > 1 && !strcmp(argv[1], "--version")) {

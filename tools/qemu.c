@@ -196,19 +196,19 @@ static bool read_name(struct qemu *q)
  */
 static bool check_listener(struct qemu *q, struct migr *m, const struct vm *vm, const char *path)
 {
-	struct migr_region regions[MIGR_REGIONS_MAX];
 	struct ucred listener;
 	socklen_t size = sizeof(listener);
-	int n;
+	struct vm other;
+	bool has_memory;
 
 	if (getsockopt(q->qmp.fd, SOL_SOCKET, SO_PEERCRED, &listener, &size) < 0 ||
 	    listener.pid <= 0 || listener.pid == vm->pid)
 		return true;
-	n = migr_region_take(m, listener.pid, regions, MIGR_REGIONS_MAX);
-	for (int i = 0; i < n; i++)
-		close(regions[i].fd);
-	return n <= 0 || text_set(&q->qmp.error, "the QMP socket %.200s is that of process %d, another VM, not of %d",
-				  path, listener.pid, vm->pid);
+	other.nr_regions = migr_region_take(m, listener.pid, other.regions, VM_REGIONS_MAX);
+	has_memory = other.nr_regions > 0;
+	vm_release(&other);
+	return !has_memory || text_set(&q->qmp.error, "the QMP socket %.200s is that of process %d, another VM, not of %d",
+				       path, listener.pid, vm->pid);
 }
 
 bool qemu_source_open(struct qemu *q, struct migr *m, const struct vm *vm, const char *qmp_path)
@@ -579,10 +579,23 @@ static int destination_progress(struct migr_destination *d, void *data,
 	return 0;
 }
 
+static void destination_refused(struct migr_destination *d, void *data, const char *peer,
+				const char *why)
+{
+	const struct qemu *q = data;
+
+	(void)d;
+	complain("sent away %s: %s", peer, why);
+	if (q->json)
+		print_json(json_pack("{s:s, s:s, s:s}", "type", "refused", "peer", peer, "error",
+				     why));
+}
+
 const struct migr_destination_ops qemu_destination_ops = {
 	.prepare = destination_prepare,
 	.load = destination_load,
 	.resume = destination_resume,
 	.abort = destination_abort,
 	.progress = destination_progress,
+	.refused = destination_refused,
 };

@@ -21,9 +21,18 @@ static const char help[] =
 "was started with on its source; it never comes from the network. An arrived VM\n"
 "runs in a session of its own and outlives this program.\n"
 "\n"
-"      --listen [ADDR][:PORT]|unix:PATH  where to wait (" DEFAULT_LISTEN ")\n"
+"      --listen [ADDR][:PORT]|unix:PATH|vsock:[CID:]PORT\n"
+"                   where to wait (" DEFAULT_LISTEN ")\n"
+"      --network CIDR[,CIDR...]  have memory arrive over links in these networks alone\n"
+"                                (\"networks\" of " CONFIG_FILE ")\n"
 "      --once       end after one attempt: 0 if the VM arrived and runs\n"
 "      --timeout S  without progress or an answer, give it up (30)\n"
+"      --ca FILE    who has signed the sources' certificates\n"
+"      --cert FILE  our certificate\n"
+"      --key FILE   its key; default: ca.pem, cert.pem, key.pem of /etc/migr\n"
+"      --peer NAME  name that the source's certificate must have (any)\n"
+"      --cipher NAME  AES-128-GCM, AES-256-GCM or CHACHA20-POLY1305 alone\n"
+"      --insecure   no certificates and no encryption, on both sides\n"
 "      --json       one JSON object a line; QEMU's output goes to standard error\n"
 "      --help       show this\n"
 "\n"
@@ -62,11 +71,18 @@ static void handle_signals(struct migr_destination *d)
 /* -1: go on; else an exit status. */
 static int parse(int argc, char **argv, struct arguments *a)
 {
-	enum { LISTEN = 1, ONCE, TIMEOUT, JSON, HELP };
+	enum { LISTEN = 1, NETWORK, ONCE, TIMEOUT, JSON, HELP };
 	static const struct option options[] = {
 		{ "listen", required_argument, NULL, LISTEN },
+		{ "network", required_argument, NULL, NETWORK },
 		{ "once", no_argument, NULL, ONCE },
 		{ "timeout", required_argument, NULL, TIMEOUT },
+		{ "ca", required_argument, NULL, TLS_CA },
+		{ "cert", required_argument, NULL, TLS_CERT },
+		{ "key", required_argument, NULL, TLS_KEY },
+		{ "peer", required_argument, NULL, TLS_PEER },
+		{ "cipher", required_argument, NULL, TLS_CIPHER },
+		{ "insecure", no_argument, NULL, TLS_INSECURE },
 		{ "json", no_argument, NULL, JSON },
 		{ "help", no_argument, NULL, HELP },
 		{ 0 }
@@ -79,11 +95,14 @@ static int parse(int argc, char **argv, struct arguments *a)
 	while ((c = getopt_long(argc, argv, "+", options, NULL)) != -1) {
 		if (c == LISTEN)
 			a->listen = optarg;
+		if (c == NETWORK)
+			a->options.networks = optarg;
 		if (c == TIMEOUT) {
 			if (!parse_number("--timeout", optarg, 1, 3600, &seconds))
 				return EXIT_USAGE;
 			a->options.timeout_ms = seconds * 1000;
 		}
+		tls_option(c, optarg, &a->options.tls);
 		a->once |= c == ONCE;
 		a->json |= c == JSON;
 		if (c == HELP) {
@@ -95,6 +114,11 @@ static int parse(int argc, char **argv, struct arguments *a)
 	}
 	if (optind == argc) {
 		complain("receive: which command runs the VM? (see 'migr receive --help')");
+		return EXIT_USAGE;
+	}
+	/* Before anybody is told that it waits there. */
+	if (not_tcp(a->listen) && !a->options.tls.insecure) {
+		complain("receive: %s cannot be encrypted: say --insecure", not_tcp(a->listen));
 		return EXIT_USAGE;
 	}
 	return -1;
@@ -131,7 +155,8 @@ static int receive_all(struct migr *m, const struct arguments *a, char **argv)
 	bool connected;
 	int status;
 
-	if (migr_destination_new(m, &d))
+	/* Before anybody is told that it waits. */
+	if (migr_tls_check(m, &a->options.tls) || migr_destination_new(m, &d))
 		return complain("%s", migr_error(m));
 	if (migr_destination_listen(d, a->listen)) {
 		complain("%s", migr_destination_error(d));
@@ -162,6 +187,8 @@ int cmd_receive(int argc, char **argv)
 	status = parse(argc, argv, &a);
 	if (status >= 0)
 		return status;
+	if (!config_networks(a.listen, &a.options.networks))
+		return EXIT_USAGE;
 	/* Find fault with the command now, not when a VM arrives. */
 	if (!command_check(argv + optind, true, &bytes, &error)) {
 		complain("receive: %s", error.s);

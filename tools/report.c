@@ -25,16 +25,40 @@ void end_progress(void)
 	fflush(stdout);
 }
 
+static bool is_utf8(const char *s, size_t bytes)
+{
+	json_t *string = json_stringn(s, bytes);
+
+	json_decref(string);
+	return string;
+}
+
+void text_clean(char *s)
+{
+	size_t n;
+
+	for (; *s; s += n) {
+		n = 1;
+		while (n < 4 && *s & 0x80 && (s[n] & 0xc0) == 0x80)
+			n++;
+		/* Of two bytes as well: U+0080 to U+009F. */
+		if ((unsigned char)*s < ' ' || *s == 0x7f || !is_utf8(s, n) ||
+		    (*s == '\xc2' && !(s[1] & 0x20)))
+			memset(s, '?', n);
+	}
+}
+
 int complain(const char *format, ...)
 {
+	char text[1024];
 	va_list args;
 
-	end_progress();
-	fputs("migr: ", stderr);
 	va_start(args, format);
-	vfprintf(stderr, format, args);
+	vsnprintf(text, sizeof(text), format, args);
 	va_end(args);
-	fputc('\n', stderr);
+	text_clean(text);
+	end_progress();
+	fprintf(stderr, "migr: %s\n", text);
 	return EXIT_HERE;
 }
 
@@ -59,6 +83,25 @@ bool parse_number(const char *option, const char *text, unsigned long min,
 		return true;
 	}
 	complain("%s needs a number from %lu to %lu, not '%s'", option, min, max, text);
+	return false;
+}
+
+bool parse_rate(const char *option, const char *text, uint64_t *value)
+{
+	static const char units[] = "KMG";
+	unsigned long n = strtoul(text, NULL, 10);
+	size_t digits = strspn(text, "0123456789");
+	const char *unit = text[digits] ? strchr(units, text[digits]) : NULL;
+	double bits = n;
+
+	for (ptrdiff_t i = 0; unit && i <= unit - units; i++)
+		bits *= 1000;
+	if (digits && (!text[digits] || (unit && !text[digits + 1])) && bits >= 1e5 &&
+	    bits <= 1e13) {
+		*value = bits / 8;
+		return true;
+	}
+	complain("%s needs bits a second from 100K to 10000G, not '%s'", option, text);
 	return false;
 }
 
@@ -97,11 +140,12 @@ static void progress_json(const struct migr_progress *p)
 {
 	const struct migr_migration_status *st = &p->status;
 
-	print_json(json_pack("{s:s, s:s, s:f, s:i, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:I, s:I, s:f}",
+	print_json(json_pack("{s:s, s:s, s:f, s:i, s:i, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:I, s:I, s:f}",
 			     "type", "progress",
 			     "phase", migr_phase_name(p->phase),
 			     "elapsed_ms", ms(p->elapsed_ns),
 			     "streams", (int)p->streams,
+			     "links", (int)p->links,
 			     "pass", (int)st->passes,
 			     "total_pages", (json_int_t)st->total_pages,
 			     "dirty_pages", (json_int_t)st->dirty_pages,
@@ -302,8 +346,15 @@ static void summary(const struct migr_result *r, const char *vm, bool source)
 void print_result(const struct migr_result *r, const char *vm, const char *sentence,
 		  bool source, bool json, FILE *report)
 {
-	json_t *o = result_json(r, vm, sentence, source);
+	struct text name, error;
+	json_t *o;
 
+	/* What QEMU or the other side says, cut to fit, need not be UTF-8. */
+	text_set(&name, "%s", vm);
+	text_clean(name.s);
+	text_set(&error, "%s", sentence ? sentence : "");
+	text_clean(error.s);
+	o = result_json(r, name.s, sentence ? error.s : NULL, source);
 	end_progress();
 	if (report)
 		write_json(o, report);
@@ -311,7 +362,7 @@ void print_result(const struct migr_result *r, const char *vm, const char *sente
 		print_json(json_incref(o));
 	json_decref(o);
 	if (sentence)
-		complain("%s", sentence);
+		complain("%s", error.s);
 	else if (!json)
-		summary(r, vm, source);
+		summary(r, name.s, source);
 }

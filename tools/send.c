@@ -13,16 +13,22 @@
 #include "tool.h"
 
 static const char help[] =
-"Usage: migr send [options] PID|NAME HOST[:PORT]|unix:PATH\n"
+"Usage: migr send [options] PID|NAME HOST[:PORT]|unix:PATH|vsock:CID:PORT\n"
 "\n"
 "Move a running VM, given by its process or by QEMU's -name, to the host where\n"
 "'migr receive' waits. A number is a process if that has memory on /dev/migr, else\n"
-"a name. Interrupted (Ctrl-C), the VM goes on running here.\n"
+"a name. Interrupted (Ctrl-C), the VM goes on running here; Ctrl-Z, which could\n"
+"leave it paused, is ignored meanwhile.\n"
 "\n"
 "      --downtime-limit MS  stop the VM when its pause would be this short (300)\n"
 "      --pass-limit N       passes before it is stopped anyway (30)\n"
 "      --timeout S          without progress or an answer, give up (30)\n"
-"      --streams N          connections that share the work (1)\n"
+"      --streams N          connections that share the work (as many as the links need)\n"
+"      --links IF[,IF...]   use these interfaces at once (all; with --insecure that of\n"
+"                           the address)\n"
+"      --network CIDR[,...] use links in these networks, and no others\n"
+"                          (\"networks\" of " CONFIG_FILE ")\n"
+"      --max-bandwidth RATE send at most so many bits a second, like 500M (any number)\n"
 "      --compress ALGORITHM compress what pays: lz4, zstd, auto or off (off)\n"
 "      --compress-cpu N     percent of the CPUs' time for it, if they are idle (50);\n"
 "                           any: however busy they are\n"
@@ -30,6 +36,12 @@ static const char help[] =
 "      --verify             in the pause, compare digests of the memory\n"
 "      --keep               leave the source's QEMU, paused; default: end it\n"
 "      --copy               copy pages into the socket instead of lending them\n"
+"      --ca FILE            who has signed the destination's certificate\n"
+"      --cert FILE          our certificate\n"
+"      --key FILE           its key; default: ca.pem, cert.pem, key.pem of /etc/migr\n"
+"      --peer NAME          name that the destination's certificate has (HOST)\n"
+"      --cipher NAME        AES-128-GCM, AES-256-GCM or CHACHA20-POLY1305 alone\n"
+"      --insecure           no certificates and no encryption, on both sides\n"
 "      --qmp PATH           QEMU's QMP socket, if it cannot be found\n"
 "      --json               one JSON object a line; default without a terminal\n"
 "      --report FILE        write the final JSON object there as well\n"
@@ -98,20 +110,29 @@ static bool parse_percent(const char *text, uint32_t *percent)
 static int parse(int argc, char **argv, struct arguments *a)
 {
 	enum {
-		DOWNTIME = 1, PASSES, TIMEOUT, STREAMS, COMPRESS, COMPRESS_CPU, NO_SLOWDOWN,
-		VERIFY, KEEP, COPY, QMP, JSON, REPORT, HELP
+		DOWNTIME = 1, PASSES, TIMEOUT, STREAMS, LINKS, NETWORK, BANDWIDTH, COMPRESS,
+		COMPRESS_CPU, NO_SLOWDOWN, VERIFY, KEEP, COPY, QMP, JSON, REPORT, HELP
 	};
 	static const struct option options[] = {
 		{ "downtime-limit", required_argument, NULL, DOWNTIME },
 		{ "pass-limit", required_argument, NULL, PASSES },
 		{ "timeout", required_argument, NULL, TIMEOUT },
 		{ "streams", required_argument, NULL, STREAMS },
+		{ "links", required_argument, NULL, LINKS },
+		{ "network", required_argument, NULL, NETWORK },
+		{ "max-bandwidth", required_argument, NULL, BANDWIDTH },
 		{ "compress", required_argument, NULL, COMPRESS },
 		{ "compress-cpu", required_argument, NULL, COMPRESS_CPU },
 		{ "no-slowdown", no_argument, NULL, NO_SLOWDOWN },
 		{ "verify", no_argument, NULL, VERIFY },
 		{ "keep", no_argument, NULL, KEEP },
 		{ "copy", no_argument, NULL, COPY },
+		{ "ca", required_argument, NULL, TLS_CA },
+		{ "cert", required_argument, NULL, TLS_CERT },
+		{ "key", required_argument, NULL, TLS_KEY },
+		{ "peer", required_argument, NULL, TLS_PEER },
+		{ "cipher", required_argument, NULL, TLS_CIPHER },
+		{ "insecure", no_argument, NULL, TLS_INSECURE },
 		{ "qmp", required_argument, NULL, QMP },
 		{ "json", no_argument, NULL, JSON },
 		{ "report", required_argument, NULL, REPORT },
@@ -138,10 +159,17 @@ static int parse(int argc, char **argv, struct arguments *a)
 		if (c == STREAMS && !parse_number("--streams", optarg, 1, MIGR_STREAMS_MAX,
 						  &o->streams))
 			return EXIT_USAGE;
+		if (c == LINKS)
+			o->links = optarg;
+		if (c == NETWORK)
+			o->networks = optarg;
+		if (c == BANDWIDTH && !parse_rate("--max-bandwidth", optarg, &o->max_bandwidth))
+			return EXIT_USAGE;
 		if (c == COMPRESS && !parse_compression(optarg, &o->compression))
 			return EXIT_USAGE;
 		if (c == COMPRESS_CPU && !parse_percent(optarg, &o->compression_percent))
 			return EXIT_USAGE;
+		tls_option(c, optarg, &o->tls);
 		o->no_slowdown |= c == NO_SLOWDOWN;
 		o->verify |= c == VERIFY;
 		o->copy |= c == COPY;
@@ -199,10 +227,12 @@ static void tell(const struct arguments *a, struct qemu *q, struct migr_source *
 		 const struct migr_result *r)
 {
 	const char *name = q->vm_name.s[0] ? q->vm_name.s : a->vm;
+	const char *end = r->outcome == MIGR_OUTCOME_HERE ? consequence(q) : "";
 	struct text sentence;
 
-	text_set(&sentence, "%s%s", migr_source_error(s),
-		 r->outcome == MIGR_OUTCOME_HERE ? consequence(q) : "");
+	/* What has become of the VM is never cut off. */
+	text_set(&sentence, "%.*s%s", (int)(sizeof(sentence.s) - 1 - strlen(end)),
+		 migr_source_error(s), end);
 	print_result(r, name, r->outcome == MIGR_OUTCOME_MOVED ? NULL : sentence.s, true, a->json,
 		     a->report);
 }
@@ -286,6 +316,8 @@ int cmd_send(int argc, char **argv)
 	status = parse(argc, argv, &a);
 	if (status >= 0)
 		return status;
+	if (!a.options.links && !config_networks(a.host, &a.options.networks))
+		return EXIT_USAGE;
 	if (migr_open(&m) < 0) {
 		status = complain("%s", m ? migr_error(m) : "no memory");
 	} else if (!vm_find(m, a.vm, &vm, &error)) {

@@ -38,14 +38,20 @@ int cmd_run(int argc, char **argv);
 int cmd_receive(int argc, char **argv);
 int cmd_send(int argc, char **argv);
 int cmd_ls(int argc, char **argv);
+int cmd_pki(int argc, char **argv);
 
 /* ---- migr.c and report.c ---------------------------------------------- */
 
+/* Make text safe to print: a question mark for what is no UTF-8 or controls a terminal. */
+void text_clean(char *s);
 /* "migr: ..." on standard error; returns EXIT_HERE. */
 int complain(const char *format, ...) __attribute__((format(printf, 1, 2)));
 /* A number of an option; says what is wrong and returns false otherwise. */
 bool parse_number(const char *option, const char *text, unsigned long min,
 		  unsigned long max, uint32_t *value);
+
+/* Bits a second, with K, M or G for the powers of 1000; *value is in bytes. */
+bool parse_rate(const char *option, const char *text, uint64_t *value);
 
 /* One JSON object on a line of standard output. Steals the reference. */
 void print_json(json_t *object);
@@ -55,6 +61,32 @@ void end_progress(void);
 /* What a run came to; sentence is NULL if it succeeded. report may be NULL. */
 void print_result(const struct migr_result *r, const char *vm, const char *sentence,
 		  bool source, bool json, FILE *report);
+
+/* ---- tls.c: options of send and receive ------------------------------- */
+
+/* As what getopt_long() returns, beside a command's own. */
+enum { TLS_CA = 100, TLS_CERT, TLS_KEY, TLS_PEER, TLS_CIPHER, TLS_INSECURE };
+
+/* Take it, if it is one of these. */
+bool tls_option(int option, const char *value, struct migr_tls *tls);
+
+/* ---- config.c: what holds for all migrations of this host -------------- */
+
+#define CONFIG_FILE	"/etc/migr/config.json"
+
+struct config {
+	struct text networks;	/* as --network takes them; "": none */
+};
+
+/* A file that is not there configures nothing; if there is something wrong, a sentence. */
+bool config_read(const char *path, struct config *config, struct text *error);
+/* What an address is of, if not of TCP: "a UNIX socket"; else NULL. */
+const char *not_tcp(const char *address);
+/*
+ * *networks, unless an option has set it, or the address is none of a network;
+ * complains of CONFIG_FILE and returns false.
+ */
+bool config_networks(const char *address, const char **networks);
 
 /* ---- command.c: QEMU's command line ----------------------------------- */
 

@@ -7,8 +7,10 @@
 #include <setjmp.h>
 #include <stdint.h>
 #include <errno.h>
+#include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -21,6 +23,19 @@ struct pair {
 	int peer;
 };
 
+/* How often a part of an encrypted record was found, if there is one; else -1. */
+static int fake_parts;
+
+/* A socket that the kernel decrypts, on which poll() finds such a part readable. */
+ssize_t recv(int fd, void *bytes, size_t length, int flags)
+{
+	if (fake_parts < 0)
+		return syscall(SYS_recvfrom, fd, bytes, length, flags, NULL, NULL);
+	fake_parts++;
+	errno = EAGAIN;
+	return -1;
+}
+
 static int set_up(void **state)
 {
 	static struct pair p;
@@ -28,6 +43,7 @@ static int set_up(void **state)
 
 	if (socketpair(AF_UNIX, SOCK_STREAM, 0, fds))
 		return -1;
+	fake_parts = -1;
 	p = (struct pair){ .peer = fds[1] };
 	p.control = (struct control){
 		.fd = fds[0], .cancel_fd = -1, .timeout_ms = 200, .peer = "peer", .error = &p.error,
@@ -143,6 +159,28 @@ static void test_silence(void **state)
 	expect_failure(p, -ETIMEDOUT, "in time");
 }
 
+/* It ends in time, and leaves the CPU to others until then. */
+static void test_part_of_record(void **state)
+{
+	struct pair *p = *state;
+
+	put(p, 100, "{", 1);
+	fake_parts = 0;
+	expect_failure(p, -ETIMEDOUT, "in time");
+	assert_in_range(fake_parts, 2, 300);
+}
+
+/* Being ready all the time is no way past a deadline; to be cancelled still is. */
+static void test_late(void **state)
+{
+	struct pair *p = *state;
+
+	put(p, 100, "{", 1);
+	assert_int_equal(socket_wait(p->control.fd, POLLIN, -1, now_ns() + NS_PER_S), 0);
+	assert_int_equal(socket_wait(p->control.fd, POLLIN, -1, now_ns()), -ETIMEDOUT);
+	assert_int_equal(socket_wait(p->control.fd, POLLIN, p->control.fd, now_ns()), -ECANCELED);
+}
+
 static void test_full(void **state)
 {
 	struct pair *p = *state;
@@ -172,14 +210,30 @@ static void test_remote_error(void **state)
 	expect_failure(p, -EREMOTEIO, "peer: no?[2J room ??");
 }
 
+/* However long it is, there is room for more to be said. */
+static void test_long_remote_error(void **state)
+{
+	struct pair *p = *state;
+	struct control back = p->control;
+	char text[600];
+
+	memset(text, 'x', sizeof(text) - 1);
+	text[sizeof(text) - 1] = '\0';
+	back.fd = p->peer;
+	control_send_error(&back, text);
+	expect_failure(p, -EREMOTEIO, "peer: xxx");
+	assert_in_range(strlen(p->error.text), 200, 320);
+}
+
 int main(void)
 {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
 	const struct CMUnitTest tests[] = {
 		TEST(test_round_trip), TEST(test_bad_lengths), TEST(test_garbage),
 		TEST(test_garbage_is_cleaned), TEST(test_truncated), TEST(test_silence),
-		TEST(test_full),
+		TEST(test_part_of_record), TEST(test_late), TEST(test_full),
 		TEST(test_wrong_type), TEST(test_remote_error),
+		TEST(test_long_remote_error),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

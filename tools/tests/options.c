@@ -104,6 +104,42 @@ static void test_send_numbers(void **state)
 	}
 }
 
+static void test_send_rates(void **state)
+{
+	static const char *const bad[] = {
+		"", "0", "-1M", "+1M", " 1M", "M", "1MM", "1m", "1Mbit", "1.5G", "99999", "99K",
+		"10001G", "99999999999999999999999999", "1 M",
+	};
+	char words[128];
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(bad) / sizeof(*bad); i++) {
+		snprintf(words, sizeof(words),
+			 "--max-bandwidth needs bits a second from 100K to 10000G, not '%s'",
+			 bad[i]);
+		refused(cmd_send, ARGV("send", "--max-bandwidth", (char *)bad[i], "vm", "host"),
+			words);
+	}
+}
+
+static void test_rate(void **state)
+{
+	static const struct {
+		const char *text;
+		uint64_t bytes;
+	} good[] = {
+		{ "100000", 12500 }, { "100K", 12500 }, { "500M", 62500000 },
+		{ "25G", 3125000000 }, { "10000G", 1250000000000 },
+	};
+	uint64_t bytes;
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(good) / sizeof(*good); i++) {
+		assert_true(parse_rate("--rate", good[i].text, &bytes));
+		assert_int_equal(bytes, good[i].bytes);
+	}
+}
+
 static void test_send(void **state)
 {
 	(void)state;
@@ -133,6 +169,10 @@ static void test_receive(void **state)
 		"--timeout needs a number from 1 to 3600, not '0'");
 	refused(cmd_receive, ARGV("receive", "--twice", "qemu"), "unrecognized option '--twice'");
 	refused(cmd_receive, ARGV("receive", "--listen"), "option '--listen' requires an argument");
+	refused(cmd_receive, ARGV("receive", "--listen", "unix:/run/a", "qemu"),
+		"a UNIX socket cannot be encrypted: say --insecure");
+	refused(cmd_receive, ARGV("receive", "--listen", "vsock:4242", "qemu"),
+		"a vsock socket cannot be encrypted: say --insecure");
 	/* QEMU's own options are not ours. */
 	refused(cmd_receive, ARGV("receive", "--once", "qemu", "--timeout", "0", "-incoming",
 				  "defer"), "receive: the command has '-incoming defer'");
@@ -178,7 +218,8 @@ static void test_help(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_send_numbers),
+		cmocka_unit_test(test_send_numbers), cmocka_unit_test(test_send_rates),
+		cmocka_unit_test(test_rate),
 		cmocka_unit_test(test_send),
 		cmocka_unit_test(test_receive),
 		cmocka_unit_test(test_ls_and_run),

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Who shall read the progress and does not holds nobody up.
+ * Who shall read the progress and does not holds nobody up, and what others say
+ * does nothing to who reads it.
  */
 #define _GNU_SOURCE
 #include <stdarg.h>
@@ -48,9 +49,61 @@ static void test_nobody_reads(void **state)
 	close(fds[0]);
 }
 
+static void test_clean(void **state)
+{
+	static const struct {
+		const char *text, *clean;
+	} cases[] = {
+		{ "", "" },
+		{ "\xc3\xbc\xe2\x82\xac\xf0\x9f\x98\x80", "\xc3\xbc\xe2\x82\xac\xf0\x9f\x98\x80" },
+		{ "a\033[2Jb\x7f\r\n", "a?[2Jb???" },
+		{ "\xc2\x9bJ\xc2\xa0", "??J\xc2\xa0" },
+		/* Cut off, overlong, half of a pair, too large, without a beginning. */
+		{ "\xe2\x82", "??" },
+		{ "\xc0\xafz", "??z" },
+		{ "\xed\xa0\x80", "???" },
+		{ "\xf4\x90\x80\x80", "????" },
+		{ "x\x80\xff", "x??" },
+	};
+	char text[64];
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
+		strcpy(text, cases[i].text);
+		text_clean(text);
+		assert_string_equal(text, cases[i].clean);
+	}
+}
+
+/* Nor is there one that has no JSON. */
+static void test_result(void **state)
+{
+	const struct migr_result r = { .outcome = MIGR_OUTCOME_HERE };
+	FILE *report = tmpfile();
+	char sentence[512];
+	json_t *o;
+
+	(void)state;
+	assert_non_null(report);
+	/* As it is when it is cut to fit. */
+	memset(sentence, 'x', sizeof(sentence));
+	strcpy(sentence + sizeof(sentence) - 4, "\033\xe2\x82");
+	print_result(&r, "na\xffme", sentence, true, false, report);
+	rewind(report);
+	o = json_loadf(report, 0, NULL);
+	assert_string_equal(json_string_value(json_object_get(o, "vm")), "na?me");
+	strcpy(sentence + sizeof(sentence) - 4, "???");
+	assert_string_equal(json_string_value(json_object_get(o, "error")), sentence);
+	json_decref(o);
+	fclose(report);
+}
+
 int main(void)
 {
-	const struct CMUnitTest tests[] = { cmocka_unit_test(test_nobody_reads) };
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_nobody_reads), cmocka_unit_test(test_clean),
+		cmocka_unit_test(test_result),
+	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

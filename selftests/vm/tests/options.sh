@@ -11,7 +11,7 @@ set -u
 here=$(cd "$(dirname "$0")/.." && pwd -P)
 top=$(cd "$here/../.." && pwd -P)
 self=$here/tests/$(basename "$0")
-migr=$top/build/bin/migr
+migr=$here/migr
 
 # shellcheck source=selftests/vm/guest.bash
 . "$here/guest.bash"
@@ -19,29 +19,36 @@ migr=$top/build/bin/migr
 all_cases='
 nothing_runs:migr ls lists nothing where nothing runs
 bad_receive:migr receive says what is wrong with a command or an address
-elsewhere:a VM with its memory elsewhere, and how to start it
-partly:a VM with only a part of its memory on /dev/migr
+*elsewhere:a VM with its memory elsewhere, and how to start it
+*partly:a VM with only a part of its memory on /dev/migr
 stopped:a VM that does not run is not sent
 no_such_vm:a VM that does not exist
 number_name:a VM whose name is a number, which of a process goes first
-ls:migr ls, for people and for programs
+*ls:migr ls, for people and for programs
 bad_send:migr send says what is wrong with an address
-unix_report:a VM named by its process moves over a UNIX socket, and is reported
-pinned:pages that are pinned are told of before, and sent in every pass
-pass_limit:the pass limit ends what the downtime limit would not
+*unix_report:a VM named by its process moves over a UNIX socket, and is reported
+vsock:a VM moves over vsock, which this host has with itself
+*pinned:pages that are pinned are told of before, and sent in every pass
+*pass_limit:the pass limit ends what the downtime limit would not
 downtime_limit:a downtime limit above all needs one pass
-keep:the old process is kept, paused
-copy:pages are copied into the socket
-compress:memory is compressed
-announce:the network is told where the VM is now
-disk:a destination that was not told to go on has not taken the disk
-streams:several streams share the work
+*keep:the old process is kept, paused
+*copy:pages are copied into the socket
+*compress:memory is compressed
+*announce:the network is told where the VM is now
+*disk:a destination that was not told to go on has not taken the disk
+*streams:several streams share the work
 terminal:a terminal shows progress and a summary
 qmp:a QMP socket that cannot be found is given with --qmp
 same_qmp:a QMP socket that another VM has taken over
 same_name:of two VMs of one name neither is taken
+config:the configuration names the networks, and is not to be misread
+no_certificates:without certificates it is said how to make them
+one_insecure:no side encrypts alone
+*encrypted:a VM moves encrypted, and nothing of it can be seen on the way
+*sniffed:of one that is not encrypted something can
+certificates:wrong, old and missing certificates, and used and stolen tokens
 '
-cases=$(wanted_cases "$all_cases")
+cases=$(wanted_cases)
 
 console=
 socket=unix:/run/migr-options
@@ -150,6 +157,7 @@ case_bad_receive() {
 		unix:|path of a UNIX socket has 1 to 107 characters: ''
 		unix:/nowhere/socket|cannot listen on unix:/nowhere/socket: No such file
 		unix:/run/no-socket|cannot listen on unix:/run/no-socket: Address already in use
+		vsock:77:4300|cannot listen on vsock:77:4300: Cannot assign
 	LIST
 	[ "$(cat /run/no-socket)" = precious ] || { echo "it took away a file"; return 1; }
 	receive 127.0.0.1 || return 1
@@ -232,6 +240,8 @@ case_bad_send() {
 		unix:|path of a UNIX socket has 1 to 107 characters
 		unix:/run/nobody|cannot connect to unix:/run/nobody: No such file.*is 'migr receive' running there
 		127.0.0.1|cannot connect to 127.0.0.1: Connection refused .is 'migr receive' running there
+		vsock:4300|an address of vsock is vsock:CID:PORT, with numbers from 0 to 4294967294
+		vsock:1:4300|cannot connect to vsock:1:4300: Connection reset.*is 'migr receive' running there
 	LIST
 	says 1 'cannot connect to the QMP socket /run/nobody' \
 		"$migr" send --qmp /run/nobody "$name" 127.0.0.1
@@ -245,6 +255,12 @@ case_unix_report() {
 	[ "$(cat "$MIGR_OUT/report")" = "$(tail -n 1 "$MIGR_OUT/said")" ] ||
 		{ echo "the report differs: $(cat "$MIGR_OUT/report")"; return 1; }
 	[ ! -e "${socket#unix:}" ] || { echo "migr receive left its socket"; return 1; }
+}
+
+case_vsock() {
+	start_on_migr && receive vsock:4300 || return 1
+	says 0 '' "$migr" send --json --verify --streams 2 "$name" vsock:1:4300 &&
+		result outcome:moved ram_identical:true && received
 }
 
 # Nobody is to think that they could ever be clean.
@@ -278,8 +294,9 @@ case_pass_limit() {
 
 case_downtime_limit() {
 	start_on_migr && receive '[::1]:4300' || return 1
-	says 0 '' "$migr" send --json --downtime-limit 3600000 "$name" '[::1]:4300' &&
-		result outcome:moved passes:2 downtime_limit_exceeded:false && received
+	says 0 '' "$migr" send --json --verify --downtime-limit 3600000 "$name" '[::1]:4300' &&
+		result outcome:moved passes:2 downtime_limit_exceeded:false \
+			ram_identical:true && received
 }
 
 case_keep() {
@@ -406,6 +423,117 @@ case_same_name() {
 		"$migr" send "$name" 127.0.0.1
 }
 
+case_config() {
+	local config=/etc/migr/config.json
+
+	start_on_migr && receive 127.0.0.1 || return 1
+	mkdir -p /etc/migr
+	echo '{"network": ["192.0.2.0/24"]}' > $config
+	says 2 "$config: there is no \"network\"" "$migr" send "$name" 127.0.0.1 &&
+		says 2 "$config: there is no \"network\"" "$migr" receive -- "${vm[@]}" || return 1
+	echo '{"networks": ["192.0.2.0/24"]}' > $config
+	says 1 'share none of the links that may be used.*runs on here' \
+		"$migr" send "$name" 127.0.0.1 || return 1
+	wait $receive
+	echo '{"networks": ["192.0.2.0/33"]}' > $config
+	says 1 "not a network: '192.0.2.0/33'.*runs on here" "$migr" send "$name" 127.0.0.1 || return 1
+	# It is for those that arrive as well.
+	echo '{"networks": ["192.0.2.0/24"]}' > $config
+	receive 127.0.0.1 && rm $config &&
+		says 1 'share none of the links that may be used.*runs on here' \
+			"$migr" send "$name" 127.0.0.1 || return 1
+	wait $receive
+	receive 127.0.0.1 || return 1
+	echo '{"networks": ["192.0.2.0/24", "127.0.0.0/8"]}' > $config
+	# An option is stronger.
+	says 1 'share none of the links' "$migr" send --network 192.0.2.0/24 "$name" 127.0.0.1 ||
+		return 1
+	wait $receive
+	rm $config
+	receive 127.0.0.1 || return 1
+	echo '{"networks": ["192.0.2.0/24", "127.0.0.0/8"]}' > $config
+	says 0 '' "$migr" send "$name" 127.0.0.1 && received
+}
+
+# The certificates of this host, where they are looked for.
+certify() {
+	migr=$top/build/bin/migr
+	[ -e /etc/migr/key.pem ] && return
+	says 0 '^/run/pki/host: copy it' "$migr" pki --dir /run/pki host,127.0.0.1,::1 &&
+		mkdir -p /etc/migr && cp /run/pki/host/* /etc/migr/
+}
+
+case_no_certificates() {
+	local migr=$top/build/bin/migr
+
+	start_on_migr || return 1
+	says 1 "cannot read the certificate authority /etc/migr/ca.pem: No such file.*'migr pki'.*--insecure" \
+		"$migr" receive --once -- "${vm[@]}" &&
+		says 1 "cannot read the certificate authority .*runs on here" "$migr" send "$name" 127.0.0.1 &&
+		says 2 'pki: for which hosts' "$migr" pki && says 2 "not a host: '../a'" "$migr" pki ../a
+}
+
+case_one_insecure() {
+	local migr
+
+	certify && start_on_migr && receive 127.0.0.1:4300 || return 1
+	says 1 'destination: the source does not encrypt: it and this side need certificates.*runs on here' \
+		"$migr" send --insecure "$name" 127.0.0.1:4300 &&
+		await_line "$MIGR_OUT/receive" 'sent away .*127.0.0.1.*: the source does not encrypt' 10 ||
+		return 1
+	kill $receive
+	wait $receive
+	migr=$here/migr receive 127.0.0.1:4300 || return 1
+	says 1 'closed the connection instead of encrypting it .does it say --insecure.*runs on here' \
+		"$migr" send "$name" 127.0.0.1:4300 || return 1
+	kill $receive
+	wait $receive
+	says 1 'a UNIX socket cannot be encrypted: say --insecure' "$migr" send "$name" $socket
+}
+
+# What the packets show of the firmware, which is in the VM's memory, and of what the
+# two sides say. Arguments: what is due, and the command that moves the VM.
+sniff() {
+	local due=$1 sniffer
+
+	shift
+	rm -f "$MIGR_OUT/looks"
+	"$top/build/vm/sniff" lo "$MIGR_OUT/looks" SeaBIOS '"token"' > "$MIGR_OUT/sniffed" &
+	sniffer=$!
+	"$here/await" "$MIGR_OUT/looks" 30 || return 1
+	says 0 '' "$@" && result outcome:moved ram_identical:true && received || return 1
+	kill $sniffer
+	wait $sniffer
+	grep -qE "$due" "$MIGR_OUT/sniffed" && return
+	echo "not '$due': $(cat "$MIGR_OUT/sniffed")"
+	return 1
+}
+
+case_encrypted() {
+	local migr cipher
+
+	certify || return 1
+	for cipher in AES-128-GCM AES-256-GCM CHACHA20-POLY1305; do
+		start_on_migr && receive 127.0.0.1 || return 1
+		sniff '^packets=[0-9]{2,} SeaBIOS=0 "token"=0 missed=0$' \
+			"$migr" send --json --verify --streams 2 --cipher $cipher $pid 127.0.0.1 ||
+			return 1
+	done
+}
+
+case_sniffed() {
+	start_on_migr && receive 127.0.0.1 || return 1
+	sniff ' SeaBIOS=[1-9][0-9]* "token"=[1-9]' "$migr" send --json --verify "$name" 127.0.0.1
+}
+
+# What needs no VM, where the kernel encrypts.
+case_certificates() {
+	CMOCKA_MESSAGE_OUTPUT=TAP "$top/build/unit/lib-migration" 'test_tls*' > "$MIGR_OUT/library" 2>&1 &&
+		grep -q '^ok ' "$MIGR_OUT/library" && ! grep -q '^not ok ' "$MIGR_OUT/library" && return
+	sed 's/^/# /' "$MIGR_OUT/library"
+	return 1
+}
+
 # No VM of a case is left for the next.
 end_vms() {
 	local process
@@ -419,7 +547,7 @@ end_vms() {
 		sleep 0.1
 	done
 	# Theirs, which they could not take away.
-	rm -f /run/migr/*.qmp
+	rm -f /run/migr/*.qmp /etc/migr/config.json
 }
 
 in_host() {
@@ -439,5 +567,4 @@ case ${1:-} in
 host)	in_host "$2"; exit ;;
 esac
 
-on_each_kernel on_host "$(grep -c : <<< "$cases")" "the host has neither failed nor complained" \
-	options 700
+on_each_kernel on_host 0 "the host has neither failed nor complained" options 1500

@@ -14,9 +14,11 @@ trips=10
 # shellcheck source=selftests/vm/guest.bash
 . "$here/guest.bash"
 
-# The guest as it is started, or arrives, for a leg of the journey.
+# The guest as it is started, or arrives, for a leg of the journey. It checks its memory
+# once a second, and leaves its host the rest of the only CPU.
 leg_command() {
-	guest_command traveller "$MIGR_OUT/console.$1" 192M migr.fill=48M migr.rate=500
+	guest_command traveller "$MIGR_OUT/console.$1" 192M migr.fill=16M migr.rate=500 \
+		migr.check=4096
 }
 
 send() {
