@@ -15,7 +15,7 @@
 #define RUNS	5
 
 struct sample {
-	char test[32];
+	char test[48];
 	char who[24];
 	char unit[16];
 	bool higher_is_better;

@@ -3,23 +3,37 @@
  * What it takes to get memory to another region, over TCP on the loopback: migr's
  * streams beside what a program can do about it, which is to send() a shared
  * mapping and recv() into a fresh one, or to sendfile() it. Of each a few, in
- * turn, another one first each time. And what the end of a pass costs, beside one
- * round trip.
+ * turn, another one first each time; then one of each, with sockets that the kernel
+ * encrypts, and one of ours that compresses. And what the end of a pass costs, beside
+ * one round trip, here and to somewhere far away.
  *
  * The first argument names the file of the results; what else it is told is in
  * samples.h.
  */
-#include "migration.h"
+#include "ktls.h"
 #include "samples.h"
 
 #include <sys/sendfile.h>
 
 #define PAGES		65536UL
-#define LEN		(PAGES * TEST_PAGE)
+/* Of what an emulated CPU does slowly. */
+#define SLOW_PAGES	8192UL
 /* What the program sends and receives at once. */
 #define AT_ONCE		(256UL << 10)
-#define BARRIERS	200U
 #define GIB		((double)(1UL << 30))
+
+/* What is done to the data on its way by streams, and in a socket by everyone. */
+static const struct mode {
+	const char *name;
+	unsigned long pages;
+	pair_fn pair;
+	__u32 compression;
+} modes[] = {
+	{ "", PAGES, tcp_pair, MIGR_COMPRESSION_NONE },
+	{ ", AES-128-GCM", SLOW_PAGES, aes_128_pair, MIGR_COMPRESSION_NONE },
+	{ ", lz4", SLOW_PAGES, tcp_pair, MIGR_COMPRESSION_LZ4 },
+	{ ", zstd", SLOW_PAGES, tcp_pair, MIGR_COMPRESSION_ZSTD },
+};
 
 /* ------------------------------------------------------------- the peers */
 
@@ -85,7 +99,7 @@ struct cost {
 };
 
 static struct cost by_program(const struct mem *from, const struct mem *to, unsigned int nr,
-			      void (*send)(struct flow *f))
+			      const struct mode *mode, void (*send)(struct flow *f))
 {
 	struct flow flows[BUNDLE_MAX] = { 0 };
 	struct cost cost = { 0 };
@@ -97,9 +111,9 @@ static struct cost by_program(const struct mem *from, const struct mem *to, unsi
 
 		*f = (struct flow){
 			.send = send, .from = from, .to = to,
-			.first = LEN / nr * i, .end = LEN / nr * (i + 1),
+			.first = from->len / nr * i, .end = from->len / nr * (i + 1),
 		};
-		tcp_pair(f->sock);
+		mode->pair(f->sock);
 	}
 	cost.ns = now_ns();
 	for (i = 0; i < nr; i++) {
@@ -118,18 +132,20 @@ static struct cost by_program(const struct mem *from, const struct mem *to, unsi
 	return cost;
 }
 
-static struct cost by_send_loop(const struct mem *from, const struct mem *to, unsigned int nr)
+static struct cost by_send_loop(const struct mem *from, const struct mem *to, unsigned int nr,
+				const struct mode *mode)
 {
-	return by_program(from, to, nr, by_send);
+	return by_program(from, to, nr, mode, by_send);
 }
 
-static struct cost by_sendfile_loop(const struct mem *from, const struct mem *to, unsigned int nr)
+static struct cost by_sendfile_loop(const struct mem *from, const struct mem *to,
+				    unsigned int nr, const struct mode *mode)
 {
-	return by_program(from, to, nr, by_sendfile);
+	return by_program(from, to, nr, mode, by_sendfile);
 }
 
 static struct cost by_streams(const struct mem *from, const struct mem *to, unsigned int nr,
-			      __u32 flags)
+			      pair_fn pair, struct migr_migration_add_stream arg)
 {
 	struct cost cost = { 0 };
 	struct bundle b;
@@ -139,7 +155,7 @@ static struct cost by_streams(const struct mem *from, const struct mem *to, unsi
 
 	bundle_open(&b, from, to);
 	for (i = 0; i < nr; i++)
-		bundle_add(&b, tcp_pair, flags);
+		bundle_add_arg(&b, pair, arg);
 	cost.ns = now_ns();
 	/* Tracking starts here, and is part of it. */
 	cpu = thread_cpu_ns();
@@ -148,31 +164,36 @@ static struct cost by_streams(const struct mem *from, const struct mem *to, unsi
 	bundle_finish(&b);
 	bundle_receive_join(&b);
 	cost.ns = now_ns() - cost.ns;
+	bundle_check(&b);
 	for (i = 0; i < nr; i++)
-		for (side = 0; side < 2; side++) {
-			CHECK_EQ(b.strands[i].ret[side], 0);
+		for (side = 0; side < 2; side++)
 			cost.cpu_ns[side] += b.strands[i].cpu_ns[side];
-		}
 	bundle_close(&b);
 	return cost;
 }
 
 static struct cost by_lending_streams(const struct mem *from, const struct mem *to,
-				      unsigned int nr)
+				      unsigned int nr, const struct mode *mode)
 {
-	return by_streams(from, to, nr, 0);
+	return by_streams(from, to, nr, mode->pair, (struct migr_migration_add_stream){
+		.compression = mode->compression,
+	});
 }
 
+/* Without compression in any case. */
 static struct cost by_copying_streams(const struct mem *from, const struct mem *to,
-				      unsigned int nr)
+				      unsigned int nr, const struct mode *mode)
 {
-	return by_streams(from, to, nr, MIGR_STREAM_COPY);
+	return by_streams(from, to, nr, mode->pair, (struct migr_migration_add_stream){
+		.flags = MIGR_STREAM_COPY,
+	});
 }
 
 static const struct {
 	const char *name;
 	bool region;
-	struct cost (*move)(const struct mem *from, const struct mem *to, unsigned int nr);
+	struct cost (*move)(const struct mem *from, const struct mem *to, unsigned int nr,
+			    const struct mode *mode);
 } movers[] = {
 	{ OURS, true, by_lending_streams },
 	{ "migr, copying", true, by_copying_streams },
@@ -182,7 +203,7 @@ static const struct {
 
 /* ---------------------------------------------------------------- the data */
 
-static void fill_text(unsigned char *p)
+static void fill_text(const struct mem *m)
 {
 	static const char * const words[] = {
 		"the ", "page ", "of ", "memory ", "is ", "written ", "to ", "guest ", "and ",
@@ -191,31 +212,31 @@ static void fill_text(unsigned char *p)
 	__u64 seed = test_seed;
 	size_t at = 0, len;
 
-	while (at < LEN) {
+	while (at < m->len) {
 		const char *word = words[rnd(&seed) % ARRAY_SIZE(words)];
 
-		len = strnlen(word, LEN - at);
-		memcpy(p + at, word, len);
+		len = strnlen(word, m->len - at);
+		memcpy(m->p + at, word, len);
 		at += len;
 	}
 }
 
-static void fill_any(unsigned char *p)
+static void fill_any(const struct mem *m)
 {
 	__u64 seed = test_seed;
 
-	fill_random(p, LEN, &seed);
+	fill_random(m->p, m->len, &seed);
 }
 
 /* There, but nothing in it. */
-static void fill_zero(unsigned char *p)
+static void fill_zero(const struct mem *m)
 {
-	memset(p, 0, LEN);
+	memset(m->p, 0, m->len);
 }
 
 static const struct {
 	const char *name;
-	void (*fill)(unsigned char *p);
+	void (*fill)(const struct mem *m);
 } contents[] = {
 	{ "random", fill_any },
 	{ "text", fill_text },
@@ -223,48 +244,91 @@ static const struct {
 };
 
 /* @from is the same twice: in plain shared memory, and in a region. */
-static struct cost move(const struct mem *from, unsigned int nr, size_t mover)
+static struct cost move(const struct mem *from, unsigned int nr, const struct mode *mode,
+			size_t mover)
 {
 	bool region = movers[mover].region;
-	struct mem to = region ? mem_new(PAGES) : memfd_new(PAGES);
-	struct cost cost = movers[mover].move(&from[region], &to, nr);
+	struct mem to = region ? mem_new(mode->pages) : memfd_new(mode->pages);
+	struct cost cost = movers[mover].move(&from[region], &to, nr, mode);
 
 	expect_equal(&from[region], &to);
 	mem_free(&to);
 	return cost;
 }
 
-static void measure(const char *content, const struct mem *from, unsigned int nr, size_t mover)
+static void measure(const char *content, const struct mem *from, unsigned int nr,
+		    const struct mode *mode, size_t mover)
 {
-	struct cost cost = move(from, nr, mover);
+	struct cost cost = move(from, nr, mode, mover);
 	const char *who = movers[mover].name;
-	char test[32];
+	double bytes = (double)from->len;
+	char test[48];
 
-	snprintf(test, sizeof(test), "%s, %u stream%s", content, nr, nr > 1 ? "s" : "");
-	sample(test, who, "MiB/s", (double)(LEN >> 20) / ((double)cost.ns / 1e9))
+	snprintf(test, sizeof(test), "%s, %u stream%s%s", content, nr, nr > 1 ? "s" : "",
+		 mode->name);
+	sample(test, who, "MiB/s", bytes / (1 << 20) / ((double)cost.ns / 1e9))
 		->higher_is_better = true;
-	snprintf(test, sizeof(test), "%s, %u: sender", content, nr);
-	sample(test, who, "CPU-ms/GiB", (double)cost.cpu_ns[0] / 1e6 * (GIB / LEN));
-	snprintf(test, sizeof(test), "%s, %u: receiver", content, nr);
-	sample(test, who, "CPU-ms/GiB", (double)cost.cpu_ns[1] / 1e6 * (GIB / LEN));
+	snprintf(test, sizeof(test), "%s, %u%s: sender", content, nr, mode->name);
+	sample(test, who, "CPU-ms/GiB", (double)cost.cpu_ns[0] / 1e6 * (GIB / bytes));
+	snprintf(test, sizeof(test), "%s, %u%s: receiver", content, nr, mode->name);
+	sample(test, who, "CPU-ms/GiB", (double)cost.cpu_ns[1] / 1e6 * (GIB / bytes));
+}
+
+static void measure_mode(const struct mode *mode, size_t content, unsigned int runs)
+{
+	struct mem from[2] = { memfd_new(mode->pages), mem_new(mode->pages) };
+	unsigned int run, nr;
+	size_t m;
+
+	contents[content].fill(&from[0]);
+	memcpy(from[1].p, from[0].p, from[0].len);
+	/* Who touches an emulated machine's memory first pays for it. */
+	for (m = 0; !content && m < ARRAY_SIZE(movers); m++)
+		move(from, 1, mode, m);
+	for (nr = 1; nr <= 4; nr *= 2)
+		for (run = 0; run < runs; run++)
+			for (m = 0; m < ARRAY_SIZE(movers); m++)
+				measure(contents[content].name, from, nr, mode,
+					(run + m) % ARRAY_SIZE(movers));
+	mem_free(&from[0]);
+	mem_free(&from[1]);
 }
 
 /* ------------------------------------------------------ the end of a pass */
 
+static const struct distance {
+	const char *name;
+	unsigned int barriers;
+	int round_trip_ms;
+} distances[] = {
+	{ "pass of one page", 200, 0 },
+	{ "pass of one page, far away", 20, 20 },
+};
+
+/* The loopback has what leaves and what arrives pass once. */
+static void go_to(const struct distance *d)
+{
+	char command[80];
+
+	run_command("tc qdisc del dev lo root 2>/dev/null");
+	if (!d->round_trip_ms)
+		return;
+	snprintf(command, sizeof(command), "tc qdisc add dev lo root netem delay %dms",
+		 d->round_trip_ms / 2);
+	CHECK_EQ(run_command(command), 0);
+}
+
 static void *answer(void *arg)
 {
 	const int *sock = arg;
-	unsigned int i;
 	char byte;
 
-	for (i = 0; i < BARRIERS; i++) {
-		CHECK_EQ(recv(*sock, &byte, 1, 0), 1);
+	while (recv(*sock, &byte, 1, 0) == 1)
 		CHECK_EQ(send(*sock, &byte, 1, 0), 1);
-	}
 	return NULL;
 }
 
-static void measure_pass(void)
+static void measure_pass(const struct distance *d)
 {
 	struct mem from = mem_new(PAGES), to = mem_new(PAGES);
 	__u64 begun, passes = 0;
@@ -275,7 +339,7 @@ static void measure_pass(void)
 	link_open(&l, tcp_pair, 0, &from, &to, 1);
 	link_receive_start(&l);
 	link_pass(&l, 0);
-	for (i = 0; i < BARRIERS; i++) {
+	for (i = 0; i < d->barriers; i++) {
 		from.p[0]++;
 		begun = now_ns();
 		link_pass(&l, 0);
@@ -286,10 +350,10 @@ static void measure_pass(void)
 	link_close(&l);
 	mem_free(&from);
 	mem_free(&to);
-	sample("pass of one page", OURS, "us", (double)passes / BARRIERS / 1e3);
+	sample(d->name, OURS, "us", (double)passes / d->barriers / 1e3);
 }
 
-static void measure_round_trip(void)
+static void measure_round_trip(const struct distance *d)
 {
 	pthread_t thread;
 	unsigned int i;
@@ -300,22 +364,35 @@ static void measure_round_trip(void)
 	tcp_pair(sock);
 	thread = thread_start(answer, &sock[1]);
 	begun = now_ns();
-	for (i = 0; i < BARRIERS; i++) {
+	for (i = 0; i < d->barriers; i++) {
 		CHECK_EQ(send(sock[0], &byte, 1, 0), 1);
 		CHECK_EQ(recv(sock[0], &byte, 1, 0), 1);
 	}
-	sample("pass of one page", "a round trip", "us",
-	       (double)(now_ns() - begun) / BARRIERS / 1e3);
-	thread_join(thread);
+	sample(d->name, "a round trip", "us", (double)(now_ns() - begun) / d->barriers / 1e3);
 	SYS(close(sock[0]));
+	thread_join(thread);
 	SYS(close(sock[1]));
 }
 
-static void (*const pass_ends[])(void) = { measure_pass, measure_round_trip };
+static void (*const pass_ends[])(const struct distance *d) = {
+	measure_pass, measure_round_trip,
+};
+
+static void measure_pass_ends(const struct distance *d, unsigned int runs)
+{
+	unsigned int run;
+	size_t m;
+
+	go_to(d);
+	for (run = 0; run < runs; run++)
+		for (m = 0; m < ARRAY_SIZE(pass_ends); m++)
+			pass_ends[(run + m) % ARRAY_SIZE(pass_ends)](d);
+	go_to(&distances[0]);
+}
 
 int main(int argc, char **argv)
 {
-	unsigned int runs, run, nr;
+	unsigned int runs;
 	size_t c, m;
 
 	if (argc != 2) {
@@ -323,25 +400,11 @@ int main(int argc, char **argv)
 		return 2;
 	}
 	runs = samples_open();
-	for (c = 0; c < ARRAY_SIZE(contents); c++) {
-		struct mem from[2] = { memfd_new(PAGES), mem_new(PAGES) };
-
-		contents[c].fill(from[0].p);
-		memcpy(from[1].p, from[0].p, LEN);
-		/* Who touches an emulated machine's memory first pays for it. */
-		for (m = 0; !c && m < ARRAY_SIZE(movers); m++)
-			move(from, 1, m);
-		for (nr = 1; nr <= 4; nr *= 2)
-			for (run = 0; run < runs; run++)
-				for (m = 0; m < ARRAY_SIZE(movers); m++)
-					measure(contents[c].name, from, nr,
-						(run + m) % ARRAY_SIZE(movers));
-		mem_free(&from[0]);
-		mem_free(&from[1]);
-	}
-	for (run = 0; run < runs; run++)
-		for (m = 0; m < ARRAY_SIZE(pass_ends); m++)
-			pass_ends[(run + m) % ARRAY_SIZE(pass_ends)]();
+	for (m = 0; m < ARRAY_SIZE(modes); m++)
+		for (c = 0; c < ARRAY_SIZE(contents); c++)
+			measure_mode(&modes[m], c, runs);
+	for (m = 0; m < ARRAY_SIZE(distances); m++)
+		measure_pass_ends(&distances[m], runs);
 	samples_report(argv[1], "transfer");
 	return 0;
 }
