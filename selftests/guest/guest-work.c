@@ -11,10 +11,11 @@
  *   migr.disk=DEVICE fill it as well, and read it into memory that is checked
  *   migr.idle        neither: only say once a second that time goes by
  *
- * A page's content follows from its number and its generation, which grows
- * with every rewriting. The generation stands in the page and, apart from it,
- * in a table: a page that went back in time, is torn, or is somebody else's
- * is an error. One thread does it all, so nothing else can be the cause.
+ * After a mark that all have, a page's content follows from its number and its
+ * generation, which grows with every rewriting. The generation stands in the page
+ * and, apart from it, in a table: a page that went back in time, is torn, or is
+ * somebody else's is an error. One thread does it all, so nothing else can be the
+ * cause.
  *
  * A disk has such pages too. They are read directly into slots, which nothing
  * else writes, and every slot is checked as often as the other pages.
@@ -33,7 +34,6 @@
 #include <unistd.h>
 
 #define PAGE_BYTES	4096UL
-#define PAGE_WORDS	(PAGE_BYTES / sizeof(uint64_t))
 #define NSEC_PER_SEC	UINT64_C(1000000000)
 #define SLOTS		2048UL
 /* Pages that one read of the disk is for. */
@@ -43,10 +43,15 @@
 /* Errors reported one by one; after that they are only counted. */
 #define ERRORS_SHOWN	20
 
+/* By this whoever looks at what travels knows that it is ours. */
+#define MARK		"guest-work page"
+#define DATA_WORDS	((PAGE_BYTES - sizeof(MARK)) / sizeof(uint64_t) - 2)
+
 struct page {
+	char mark[sizeof(MARK)];
 	uint64_t number;
 	uint64_t generation;
-	uint64_t data[PAGE_WORDS - 2];
+	uint64_t data[DATA_WORDS];
 };
 
 struct options {
@@ -104,9 +109,10 @@ static void fill_page(struct page *page, uint64_t number, uint32_t generation)
 	uint64_t seed = page_seed(number, generation);
 	size_t i;
 
+	memcpy(page->mark, MARK, sizeof(MARK));
 	page->number = number;
 	page->generation = generation;
-	for (i = 0; i < PAGE_WORDS - 2; i++)
+	for (i = 0; i < DATA_WORDS; i++)
 		page->data[i] = mix(&seed);
 }
 
@@ -116,9 +122,10 @@ static bool page_is(const struct page *page, uint64_t number, uint32_t generatio
 	uint64_t wrong = 0;
 	size_t i;
 
-	for (i = 0; i < PAGE_WORDS - 2; i++)
+	for (i = 0; i < DATA_WORDS; i++)
 		wrong += page->data[i] != mix(&seed);
-	if (page->number == number && page->generation == generation && !wrong)
+	if (!memcmp(page->mark, MARK, sizeof(MARK)) && page->number == number &&
+	    page->generation == generation && !wrong)
 		return true;
 	if (errors++ < ERRORS_SHOWN)
 		printf("guest: error: page %" PRIu64 " generation %" PRIu32

@@ -5,22 +5,30 @@
 # disk is read directly into it, a balloon takes pages and gives them back, and
 # free pages are reported. The disk is slow, so that reads are in flight in each
 # pass, and one for both sides: the guest moves within its host, and back. Then, with
-# the module that can break its rules, what is read is lost.
+# the module that can break its rules, what is read is lost, and what is given up
+# is not noticed.
 
 set -u
 
 here=$(cd "$(dirname "$0")/.." && pwd -P)
 top=$(cd "$here/../.." && pwd -P)
 self=$here/tests/$(basename "$0")
-migr=$top/build/bin/migr
+migr=$here/migr
 
 # shellcheck source=selftests/vm/guest.bash
 . "$here/guest.bash"
 
 disk=/dev/dm-0
-break_rule=/sys/module/migr/parameters/break_rule
+parameters=/sys/module/migr/parameters
 # Of the guest's journey, the leg that it is on.
 leg=
+# Whether the guest reports its free pages.
+reporting=on
+# The first pass in which a move may be held up, and the last one before the pause.
+pass=2
+passes=10
+# More of what send is told.
+options=()
 # Sizes of what it gives up: to the balloon, and when it reports free pages.
 page=1000
 range='[2-8]00000'
@@ -53,7 +61,7 @@ leg_command() {
 	mkfifo "/run/monitor.$1.in" "/run/monitor.$1.out"
 	guest+=(-drive "if=none,id=disk,file=$disk,format=raw,cache=none,aio=$2"
 		-device virtio-blk-pci,drive=disk
-		-device virtio-balloon-pci,free-page-reporting=on
+		-device "virtio-balloon-pci,free-page-reporting=$reporting"
 		-chardev "pipe,id=monitor,path=/run/monitor.$1" -mon chardev=monitor,mode=control
 		-D "/run/discards.$1" -trace ram_block_discard_range)
 }
@@ -87,21 +95,30 @@ balloon_while() {
 	done
 }
 
-# Hold a move up when all has been sent once, until the guest has given up a piece of
+# Wait until the guest has given up two more pieces of a size: the first may have been
+# given up before. Arguments: the leg, the size, how long.
+await_discards() {
+	local enough=$(($(discards "$1" "$2") + 2)) end=$((SECONDS + $3))
+
+	until [ "$(discards "$1" "$2")" -ge $enough ]; do
+		[ $SECONDS -lt $end ] || return
+		nap 0.1
+	done
+}
+
+# Hold a move up when all has been sent once, until the guest has given up pieces of
 # each size; not as long as the destination's patience. Arguments: the sender, its
 # output, the leg the guest is on, the sizes.
 hold_up() {
-	local pid=$1 output=$2 from=$3 size before end
+	local pid=$1 output=$2 from=$3 size end
 
 	shift 3
-	await_line "$output" '"pass":[2-9]' 60 "$pid" || return
+	await_line "$output" "\"pass\":[$pass-9]" 60 "$pid" || return
 	kill -STOP "$pid"
 	end=$((SECONDS + 20))
 	for size; do
-		before=$(discards "$from" "$size")
-		until [ "$(discards "$from" "$size")" -gt "$before" ] || [ $SECONDS -ge $end ]; do
-			sleep 0.1
-		done
+		[ "$size" != $page ] || balloon "$from" 176
+		await_discards "$from" "$size" $((end - SECONDS))
 	done
 	kill -CONT "$pid"
 }
@@ -116,7 +133,7 @@ start_guest() {
 }
 
 # Arguments: the next leg, how the disk is read there, and the sizes of what the guest
-# is to give up meanwhile.
+# is to give up meanwhile: both if the balloon is to be busy all the time.
 send() {
 	local to=$1 aio=$2 pid send
 
@@ -128,11 +145,11 @@ send() {
 	receive=$!
 	await_line "$MIGR_OUT/receive.$to" '^waiting' 60 || return 1
 	# Several passes, however short the pause would be.
-	"$migr" send --json --verify --downtime-limit 1 --pass-limit 10 "$pid" 127.0.0.1 \
-		> "$MIGR_OUT/send.$to" &
+	"$migr" send --json --verify --downtime-limit 1 --pass-limit $passes \
+		"${options[@]}" "$pid" 127.0.0.1 > "$MIGR_OUT/send.$to" &
 	send=$!
 	[ $# -eq 0 ] || hold_up $send "$MIGR_OUT/send.$to" "$leg" "$@" &
-	[[ " $* " != *" $page "* ]] || balloon_while $send "$leg"
+	[ $# -lt 2 ] || balloon_while $send "$leg"
 	wait $send || return 1
 	wait $receive || { cat "$MIGR_OUT/receive.$to"; return 1; }
 	# Only what was started here is a child of this shell.
@@ -176,9 +193,13 @@ must_differ() {
 	local rule=$1 aio=$2 to try
 
 	shift 2
-	echo "$rule" > $break_rule
+	echo "$rule" > $parameters/break_rule
 	for ((try = 1; try <= 5; try++)); do
 		to=rule$rule.$aio.$try
+		# What it took in the attempt before.
+		balloon "$leg" 256
+		# What is used from now on is sent before it is free again.
+		[ "${1:-}" != "$range" ] || await_discards "$leg" "$range" 30
 		send "$to" "$aio" "$@" && continue
 		echo "# rule $rule broken: attempt $try failed"
 		if [ "$(json_field "$MIGR_OUT/send.$to" error ram_identical)" != false ]; then
@@ -186,7 +207,7 @@ must_differ() {
 			return 1
 		fi
 		wait $receive
-		echo 0 > $break_rule
+		echo 0 > $parameters/break_rule
 		return 0
 	done
 	return 1
@@ -214,6 +235,8 @@ host() {
 	local n=$1
 
 	make_disk && start_guest start || return 1
+	# So that the second pass takes long enough to be held up.
+	options=(--max-bandwidth 100M)
 	move there io_uring
 	result $((n + 1)) $? "with a disk read by aio=native, a balloon and free page reporting" ||
 		return 1
@@ -222,17 +245,36 @@ host() {
 		return 1
 
 	kill -KILL "$(pgrep -x qemu-system-x86)"
+	options=()
 	# Now a read is in flight at the pause most times, however slow the guest is.
 	load_test_module && start_guest broken && disk_takes 3000 || return 1
 	must_differ 4 native
 	result $((n + 3)) $? "what aio=native reads is lost if rule 4 is broken" || return 1
 	send uring io_uring || return 1
 	must_differ 4 io_uring
-	result $((n + 4)) $? "what aio=io_uring reads is lost if rule 4 is broken"
+	result $((n + 4)) $? "what aio=io_uring reads is lost if rule 4 is broken" || return 1
+
+	# A guest whose free memory is in large pieces, which alone are reported.
+	kill -KILL "$(pgrep -x qemu-system-x86)"
+	start_guest reports || return 1
+	# What was written in the first pass has been sent in the second. The third takes a
+	# while, as each chunk does, but is the last: the guest does not leave alone for
+	# long what it has given up.
+	pass=3
+	passes=3
+	echo 25 > $parameters/delay_ms
+	must_differ 5 io_uring "$range"
+	result $((n + 5)) $? "free pages are reported unnoticed if rule 5 is broken" || return 1
+	kill -KILL "$(pgrep -x qemu-system-x86)"
+	# Each by itself, or what is reported could be what the balloon gave back.
+	reporting=off
+	start_guest balloon || return 1
+	must_differ 5 native $page
+	result $((n + 6)) $? "the balloon takes pages unnoticed if rule 5 is broken"
 }
 
 case ${1:-} in
 host)	host "$2"; exit ;;
 esac
 
-on_each_kernel on_host 4 "the host has neither failed nor complained" devices 900
+on_each_kernel on_host 6 "the host has neither failed nor complained" devices 900
