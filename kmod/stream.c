@@ -98,8 +98,9 @@ static int shared_error(struct migr_stream *stream, int error)
 
 static bool page_is_zero(struct page *page)
 {
-	void *addr = kmap_local_page(page);
-	bool zero = !memchr_inv(addr, 0, PAGE_SIZE);
+	const u64 *addr = kmap_local_page(page);
+	/* Most of the others begin with something else. */
+	bool zero = !*addr && !memchr_inv(addr, 0, PAGE_SIZE);
 
 	kunmap_local(addr);
 	return zero;
@@ -644,14 +645,15 @@ static void give_pages(struct migr_stream *stream, size_t len)
  * has content, which saves clearing it first. One that has some may be in use.
  *
  * Who else has the connection can hold its lock while it waits for the page that
- * it receives into: then none is kept locked. If only we have it, nobody can get
- * it.
+ * it receives into: then none is kept locked, but cleared, if that is not done to
+ * all memory that is allocated. If only we have it, nobody can get it.
  */
 static int take_pages(struct migr_stream *stream, unsigned int least,
 		      unsigned int most)
 {
 	bool exclusive = stream->transport->ops->exclusive(stream->transport);
 	struct file *file = stream->member->file;
+	struct address_space *mapping = file->f_mapping;
 	unsigned int i = stream->next;
 
 	for_each_set_bit_from(i, stream->data, MIGR_CHUNK_PAGES) {
@@ -672,6 +674,8 @@ static int take_pages(struct migr_stream *stream, unsigned int least,
 		/* The lock of a large folio would be taken twice. */
 		if (!exclusive || folio_test_uptodate(folio) ||
 		    folio_test_large(folio)) {
+			if (want_init_on_alloc(mapping_gfp_mask(mapping)))
+				folio_mark_uptodate(folio);
 			folio_get(folio);
 			migr_write_end(file, index, 0, folio);
 		}
