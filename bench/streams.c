@@ -2,10 +2,10 @@
 /*
  * What it takes to get memory to another region, over TCP on the loopback: migr's
  * streams beside what a program can do about it, which is to send() a shared
- * mapping and recv() into a fresh one, or to sendfile() it. Of each a few, in
- * turn, another one first each time; then one of each, with sockets that the kernel
- * encrypts, and one of ours that compresses. And what the end of a pass costs, beside
- * one round trip, here and to somewhere far away.
+ * mapping, or to sendfile() it, and in another process to recv() into a fresh one. Of
+ * each a few, in turn, another one first each time; then one of each, with sockets
+ * that the kernel encrypts, and one of ours that compresses. And what the end of a
+ * pass costs, beside one round trip, here and to somewhere far away.
  *
  * The first argument names the file of the results; what else it is told is in
  * samples.h.
@@ -93,21 +93,66 @@ static void *flow_destination(void *arg)
 
 /* -------------------------------------------------------- what is measured */
 
+/* Streams, or the connections of programs. */
+static struct sides {
+	struct bundle streams;
+	struct flow flows[BUNDLE_MAX];
+	unsigned int nr;
+	__u64 received_ns;	/* when all was there */
+} *sides;
+
 struct cost {
 	__u64 ns;
 	__u64 cpu_ns[2];
 };
 
+/*
+ * Who receives is another process, as in earnest: one with the page tables of what is
+ * sent would be interrupted whenever they change.
+ */
+static pid_t receiver_start(const struct mem *from, void (*receive)(void))
+{
+	pid_t pid = child_start();
+
+	if (!pid) {
+		SYS(munmap(from->p, from->len));
+		receive();
+		sides->received_ns = now_ns();
+		_exit(0);
+	}
+	return pid;
+}
+
+/* Returns when all was there. */
+static __u64 receiver_join(pid_t pid)
+{
+	__u64 sent = now_ns();
+
+	child_join(pid);
+	return sides->received_ns > sent ? sides->received_ns : sent;
+}
+
+static void receive_flows(void)
+{
+	unsigned int i;
+
+	for (i = 0; i < sides->nr; i++)
+		sides->flows[i].thread[1] = thread_start(flow_destination, &sides->flows[i]);
+	for (i = 0; i < sides->nr; i++)
+		thread_join_within(sides->flows[i].thread[1], 60, "a program's receiver");
+}
+
 static struct cost by_program(const struct mem *from, const struct mem *to, unsigned int nr,
 			      const struct mode *mode, void (*send)(struct flow *f))
 {
-	struct flow flows[BUNDLE_MAX] = { 0 };
 	struct cost cost = { 0 };
 	unsigned int i;
-	int side;
+	pid_t receiver;
+	__u64 begun;
 
+	sides->nr = nr;
 	for (i = 0; i < nr; i++) {
-		struct flow *f = &flows[i];
+		struct flow *f = &sides->flows[i];
 
 		*f = (struct flow){
 			.send = send, .from = from, .to = to,
@@ -115,20 +160,21 @@ static struct cost by_program(const struct mem *from, const struct mem *to, unsi
 		};
 		mode->pair(f->sock);
 	}
-	cost.ns = now_ns();
+	receiver = receiver_start(from, receive_flows);
+	begun = now_ns();
+	for (i = 0; i < nr; i++)
+		sides->flows[i].thread[0] = thread_start(flow_source, &sides->flows[i]);
+	for (i = 0; i < nr; i++)
+		thread_join_within(sides->flows[i].thread[0], 60, "a program's sender");
+	cost.ns = receiver_join(receiver) - begun;
 	for (i = 0; i < nr; i++) {
-		flows[i].thread[1] = thread_start(flow_destination, &flows[i]);
-		flows[i].thread[0] = thread_start(flow_source, &flows[i]);
+		struct flow *f = &sides->flows[i];
+
+		cost.cpu_ns[0] += f->cpu_ns[0];
+		cost.cpu_ns[1] += f->cpu_ns[1];
+		SYS(close(f->sock[0]));
+		SYS(close(f->sock[1]));
 	}
-	for (i = 0; i < nr; i++)
-		for (side = 0; side < 2; side++) {
-			thread_join_within(flows[i].thread[side], 60, "a program's thread");
-			cost.cpu_ns[side] += flows[i].cpu_ns[side];
-		}
-	cost.ns = now_ns() - cost.ns;
-	for (i = 0; i < nr; i++)
-		for (side = 0; side < 2; side++)
-			SYS(close(flows[i].sock[side]));
 	return cost;
 }
 
@@ -144,31 +190,46 @@ static struct cost by_sendfile_loop(const struct mem *from, const struct mem *to
 	return by_program(from, to, nr, mode, by_sendfile);
 }
 
+static void receive_streams(void)
+{
+	struct bundle *b = &sides->streams;
+	unsigned int i;
+
+	for (i = 0; i < b->nr; i++)
+		b->strands[i].thread[1] = thread_start(run_destination, &b->strands[i]);
+	bundle_receive_join(b);
+}
+
 static struct cost by_streams(const struct mem *from, const struct mem *to, unsigned int nr,
 			      pair_fn pair, struct migr_migration_add_stream arg)
 {
+	struct bundle *b = &sides->streams;
 	struct cost cost = { 0 };
-	struct bundle b;
 	unsigned int i;
-	__u64 cpu;
-	int side;
+	pid_t receiver;
+	__u64 begun, cpu;
 
-	bundle_open(&b, from, to);
-	for (i = 0; i < nr; i++)
-		bundle_add_arg(&b, pair, arg);
-	cost.ns = now_ns();
+	bundle_open(b, from, to);
+	for (i = 0; i < nr; i++) {
+		bundle_join_arg(b, pair, arg);
+		/* As libmigr does: nobody else has what a stream receives from. */
+		SYS(close(b->strands[i].sock[1]));
+		b->strands[i].sock[1] = -1;
+	}
+	receiver = receiver_start(from, receive_streams);
+	begun = now_ns();
 	/* Tracking starts here, and is part of it. */
 	cpu = thread_cpu_ns();
-	bundle_start(&b, MIGR_PASS_LAST);
+	bundle_start(b, MIGR_PASS_LAST);
 	cost.cpu_ns[0] = thread_cpu_ns() - cpu;
-	bundle_finish(&b);
-	bundle_receive_join(&b);
-	cost.ns = now_ns() - cost.ns;
-	bundle_check(&b);
-	for (i = 0; i < nr; i++)
-		for (side = 0; side < 2; side++)
-			cost.cpu_ns[side] += b.strands[i].cpu_ns[side];
-	bundle_close(&b);
+	bundle_finish(b);
+	cost.ns = receiver_join(receiver) - begun;
+	bundle_check(b);
+	for (i = 0; i < nr; i++) {
+		cost.cpu_ns[0] += b->strands[i].cpu_ns[0];
+		cost.cpu_ns[1] += b->strands[i].cpu_ns[1];
+	}
+	bundle_close(b);
 	return cost;
 }
 
@@ -400,6 +461,7 @@ int main(int argc, char **argv)
 		return 2;
 	}
 	runs = samples_open();
+	sides = shared_alloc(sizeof(*sides));
 	for (m = 0; m < ARRAY_SIZE(modes); m++)
 		for (c = 0; c < ARRAY_SIZE(contents); c++)
 			measure_mode(&modes[m], c, runs);

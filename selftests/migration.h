@@ -290,7 +290,8 @@ static inline void bundle_close(struct bundle *b)
 	for (k = 0; k < 2; k++) {
 		for (i = 0; i < b->nr; i++) {
 			SYS(close(b->strands[i].stream[k]));
-			SYS(close(b->strands[i].sock[k]));
+			if (b->strands[i].sock[k] >= 0)
+				SYS(close(b->strands[i].sock[k]));
 		}
 		SYS(close(b->side[k]));
 	}
