@@ -194,17 +194,22 @@ static bool socket_exclusive(struct migr_transport *transport)
 	return file_count(to_socket(transport)->file) == 1;
 }
 
-static void socket_shutdown(struct migr_transport *transport)
+static void socket_shutdown(struct migr_transport *transport, bool drop)
 {
 	struct socket *sock = to_socket(transport)->sock;
 
 	kernel_sock_shutdown(sock, SHUT_RDWR);
+	if (!is_tcp(sock->sk))
+		return;
 	/*
 	 * That wakes no TCP peer that waits for room in a queue which nobody
 	 * empties any more. As when it is closed, what is unread resets it; what
-	 * comes from now on does so by itself.
+	 * comes from now on does so by itself. And what the peer does not
+	 * acknowledge is kept for minutes: lent pages, which look as if somebody
+	 * might write to them as long (rule 4).
 	 */
-	if (is_tcp(sock->sk) && tcp_inq(sock->sk))
+	if (tcp_inq(sock->sk) ||
+	    (drop && !tcp_rtx_and_write_queues_empty(sock->sk)))
 		tcp_abort(sock->sk, ECONNRESET);
 }
 

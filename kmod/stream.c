@@ -436,7 +436,7 @@ static int step_send_done(struct migr_stream *stream)
 	 * peer shall not wait for it.
 	 */
 	if (ret)
-		stream->transport->ops->shutdown(stream->transport);
+		stream->transport->ops->shutdown(stream->transport, true);
 	stream->step = STEP_DONE;
 	return 0;
 }
@@ -916,7 +916,7 @@ static void stream_fail(struct migr_stream *stream, int error)
 	stream->step = STEP_FAILED;
 	stream_drop_pages(stream);
 	/* The peer shall not wait for what will not come. */
-	stream->transport->ops->shutdown(stream->transport);
+	stream->transport->ops->shutdown(stream->transport, true);
 	migr_migration_lose(stream->migration, stream, error,
 			    stream->shared_error);
 }
@@ -1023,7 +1023,8 @@ static void stream_free(struct kref *ref)
 void migr_stream_end(struct migr_stream *stream)
 {
 	WRITE_ONCE(stream->gone, true);
-	stream->transport->ops->shutdown(stream->transport);
+	/* If it is done, the peer is still to hear of it. */
+	stream->transport->ops->shutdown(stream->transport, false);
 	wake_up_all(&stream->migration->wait);
 }
 

@@ -27,7 +27,8 @@ struct migr_transport;
  * @queued: how many bytes recv_some() would find, as far as is known
  * @exclusive: nobody else has the connection, or can get it any more
  * @shutdown: end the connection, both ways: no call above waits any more, nor does
- *	the peer for room for what it sends
+ *	the peer for room for what it sends. With @drop what has not reached the peer
+ *	need not, and is let go of
  * @free: let go of it
  *
  * Errors: -ERESTARTSYS or -EINTR for a signal, -ETIMEDOUT, -ECONNRESET if the
@@ -41,7 +42,7 @@ struct migr_transport_ops {
 			 struct iov_iter *iter, size_t expect);
 	size_t (*queued)(struct migr_transport *transport);
 	bool (*exclusive)(struct migr_transport *transport);
-	void (*shutdown)(struct migr_transport *transport);
+	void (*shutdown)(struct migr_transport *transport, bool drop);
 	void (*free)(struct migr_transport *transport);
 };
 
