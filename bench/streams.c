@@ -196,7 +196,7 @@ static void receive_streams(void)
 	unsigned int i;
 
 	for (i = 0; i < b->nr; i++)
-		b->strands[i].thread[1] = thread_start(run_destination, &b->strands[i]);
+		strand_receive(&b->strands[i]);
 	bundle_receive_join(b);
 }
 

@@ -143,7 +143,7 @@ static void stream_dies(void)
 	lru_drain();
 	CALL(migration_pass_hot(b.side[0], 0, HOT));
 	dies->thread[0] = thread_start(run_source, dies);
-	WAIT_FOR(link_status(b.side[0]).pass_sent_pages == chunks, 10);
+	WAIT_FOR(link_status(b.side[0]).pass_sent_pages == chunks, RUN_S);
 	CHECK_EQ(link_status(b.side[0]).pass_hot_pages, HOT);
 	CALL(stream_shutdown(dies->stream[0]));
 	bundle_finish(&b);
@@ -189,7 +189,7 @@ static void no_lost_write(void)
 }
 
 static const struct test_case cases[] = {
-	CASE_WITHIN(left_to_the_last, 90),
+	CASE(left_to_the_last),
 	CASE(cooled_down),
 	CASE(stream_dies),
 	CASE_WITHIN(no_lost_write, 120),

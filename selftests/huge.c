@@ -253,14 +253,14 @@ static void switched_meanwhile(void)
 
 			shadow_pass(&s);
 			WAIT_FOR(__atomic_load_n(&w[i % 2].stamp, __ATOMIC_RELAXED) >
-				 seen + TURN_STAMPS, 20);
+				 seen + TURN_STAMPS, RUN_S);
 		}
 		shadow_check(&s, gate, start);
 		SYS(close(s.tracker));
 		if (start == STARTS)
 			break;
 		map_there(&m);
-		WAIT_FOR(mapped_huge(m.p), 10);
+		WAIT_FOR(mapped_huge(m.p), RUN_S);
 		s.tracker = (int)CALL(region_track(m.fd));
 	}
 	gate_close(gate);
@@ -276,7 +276,7 @@ static const struct test_case cases[] = {
 	CASE(advise),
 	CASE(never),
 	CASE(advised_while_tracked),
-	CASE_WITHIN(switched_meanwhile, 90),
+	CASE(switched_meanwhile),
 	CASE(arrives),
 	CASE(sparse_arrives),
 };

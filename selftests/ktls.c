@@ -245,12 +245,19 @@ static void worn_key(void)
 static void worn_key_of_one(void)
 {
 	struct mem from = mem_filled(3000), to = mem_new(3000);
+	struct strand *worn, *other;
 	struct bundle b;
 
 	bundle_open(&b, &from, &to);
-	bundle_add(&b, worn_pair, 0);
-	bundle_add(&b, aes_256_pair, 0);
-	bundle_pass(&b, 0);
+	worn = bundle_join(&b, worn_pair, 0);
+	other = bundle_join(&b, aes_256_pair, 0);
+	bundle_start(&b, 0);
+	/* Meanwhile the other does not get far. */
+	thread_join_within(worn->thread[0], RUN_S, "a source with a worn key");
+	worn->thread[0] = 0;
+	strand_receive(worn);
+	strand_receive(other);
+	bundle_finish(&b);
 	CHECK_EQ(b.strands[0].ret[0], -EKEYEXPIRED);
 	bundle_pass(&b, MIGR_PASS_LAST);
 	CHECK_EQ(b.strands[1].ret[0], 0);

@@ -30,7 +30,7 @@ static __u32 newest_stamp(const struct mem *m)
 /* Passes must not be faster than the guest can get anything written. */
 static void guest_turn(const struct mem *m, __u32 *seen)
 {
-	__u64 deadline = deadline_in(10);
+	__u64 deadline = deadline_in(RUN_S);
 	__u32 stamp;
 
 	while ((stamp = newest_stamp(m)) == *seen) {
@@ -137,7 +137,7 @@ static void guest_is_limited(void)
 	CALL(limit_set(tracker, MIGR_TRACKER_LIMIT, 1));
 	CALL(tracker_fetch(tracker, 0, PAGES, bitmap, &f));
 	for (i = 0; i < VCPUS; i++)
-		WAIT_FOR(writer_sleeps(vcpus[i].tid), 30);
+		WAIT_FOR(writer_sleeps(vcpus[i].tid), RUN_S);
 	took = now_ns();
 	vcpus_stop(vcpus, &stop);
 	took = now_ns() - took;
@@ -150,7 +150,7 @@ static void guest_is_limited(void)
 static const struct test_case cases[] = {
 	CASE_WITHIN(guest_writes, 120),
 	CASE_WITHIN(guest_writes_to_moving_pages, 120),
-	CASE_WITHIN(guest_is_limited, 60),
+	CASE_TIMED(guest_is_limited, CASE_S),
 };
 
 int main(int argc, char **argv)

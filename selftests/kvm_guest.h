@@ -127,7 +127,7 @@ static inline void vcpus_stop(struct vcpu *vcpus, atomic_bool *stop)
 	for (i = 0; i < VCPUS; i++) {
 		vcpus[i].run->immediate_exit = 1;
 		pthread_kill(vcpus[i].thread, SIGUSR1);
-		thread_join_within(vcpus[i].thread, 10, "a vCPU");
+		thread_join_within(vcpus[i].thread, RUN_S, "a vCPU");
 	}
 }
 

@@ -212,7 +212,7 @@ static void statistics(void)
 	pinned = s.pinned_pages;
 
 	/* Those not there yet are seen arriving. */
-	WAIT_FOR(link_status(l.destination).wire_bytes == s.wire_bytes, 5);
+	WAIT_FOR(link_status(l.destination).wire_bytes == s.wire_bytes, RUN_S);
 
 	for (i = 0; i < 100; i++)
 		from.p[i * TEST_PAGE + 3]++;
@@ -613,7 +613,7 @@ static void destination_is_full(void)
 	t.stream = (int)CALL(migration_add_stream(migration, s.peer, 0));
 	CALL(migration_pass(s.migration, 0));
 	thread = thread_start(take_all, &t);
-	WAIT_FOR(__atomic_load_n(&t.begun, __ATOMIC_ACQUIRE), 10);
+	WAIT_FOR(__atomic_load_n(&t.begun, __ATOMIC_ACQUIRE), RUN_S);
 	promise_memory(false);
 	sent = stream_run(s.stream);
 	thread_join(thread);
@@ -812,7 +812,7 @@ static void runner_start(struct runner *r, struct lone_source *s)
 	r->stream = s->stream;
 	CALL(migration_pass(s->migration, MIGR_PASS_LAST));
 	r->thread = thread_start(runner_thread, r);
-	CHECK(poll(&pfd, 1, 10000) == 1, "nothing is sent");
+	CHECK(poll(&pfd, 1, RUN_S * 1000) == 1, "nothing is sent");
 }
 
 static void two_runners(void)
@@ -865,7 +865,7 @@ static void closed_meanwhile(void)
 	thread_join(thread);
 	CHECK_EQ(r.ret, 0);
 	CHECK_EQ(a.chunks, 16);
-	WAIT_FOR(module_refcnt() < refs, 5);
+	WAIT_FOR(module_refcnt() < refs, RUN_S);
 	CHECK(first_difference(s.before, s.m.p, s.m.len) < 0, "the source has changed");
 }
 
@@ -899,7 +899,7 @@ static void signal_restarts(void)
 	runner_start(&r, &s);
 	for (i = 1; i <= 20; i++) {
 		CHECK(!pthread_kill(r.thread, SIGUSR1), "the run has ended");
-		WAIT_FOR(__atomic_load_n(&signals, __ATOMIC_RELAXED) == i, 5);
+		WAIT_FOR(__atomic_load_n(&signals, __ATOMIC_RELAXED) == i, RUN_S);
 	}
 	thread = thread_start(answer_pass, &a);
 	thread_join(r.thread);
@@ -943,7 +943,7 @@ static void stop_and_continue(void)
 		CALL(stream_run(s.stream));
 		_exit(0);
 	}
-	CHECK(poll(&pfd, 1, 10000) == 1, "nothing is sent");
+	CHECK(poll(&pfd, 1, RUN_S * 1000) == 1, "nothing is sent");
 	for (i = 0; i < 5; i++) {
 		SYS(kill(pid, SIGSTOP));
 		CHECK(waitpid(pid, &status, WUNTRACED) == pid && WIFSTOPPED(status),
@@ -1049,14 +1049,14 @@ static void killed_source(void)
 	SYS(close(s.stream));
 	SYS(close(s.migration));
 	SYS(close(s.sock));
-	CHECK(poll(&pfd, 1, 10000) == 1, "nothing is sent");
+	CHECK(poll(&pfd, 1, RUN_S * 1000) == 1, "nothing is sent");
 	SYS(kill(pid, SIGKILL));
 	CHECK(waitpid(pid, &status, 0) == pid && WIFSIGNALED(status), "was not killed");
 	expect_untracked(&s.m);
 	CHECK(first_difference(s.before, s.m.p, s.m.len) < 0, "the source has changed");
 	expect_migrates(&s.m);
 	mem_free(&s.m);
-	WAIT_FOR(module_refcnt() == start, 5);
+	WAIT_FOR(module_refcnt() == start, RUN_S);
 }
 
 static void killed_destination(void)
@@ -1577,11 +1577,12 @@ static void somebody_else_receives(void)
 	/* What waits in the socket, without making the sender wait. */
 	size_t len = 32 * TEST_PAGE;
 	unsigned char *pages = private_alloc(len);
+	__u64 end = deadline_in(RUN_S);
 	unsigned int i, stolen = 0;
 	struct stat st;
 
 	memset(pages, 0xbd, len);
-	for (i = 0; i < 200; i++) {
+	for (i = 0; i < 200 || (!stolen && now_ns() < end); i++) {
 		struct mem m = mem_new(MIGR_WIRE_CHUNK_PAGES);
 		struct lone_destination d = lone_destination(&m);
 		struct runner r = { .stream = d.stream };

@@ -203,12 +203,15 @@ static inline struct strand *bundle_join(struct bundle *b, pair_fn pair, __u32 f
 	return bundle_join_arg(b, pair, (struct migr_migration_add_stream){ .flags = flags });
 }
 
+static inline void strand_receive(struct strand *s)
+{
+	s->thread[1] = thread_start(run_destination, s);
+}
+
 static inline void bundle_add_arg(struct bundle *b, pair_fn pair,
 				  struct migr_migration_add_stream arg)
 {
-	struct strand *s = bundle_join_arg(b, pair, arg);
-
-	s->thread[1] = thread_start(run_destination, s);
+	strand_receive(bundle_join_arg(b, pair, arg));
 }
 
 static inline void bundle_add(struct bundle *b, pair_fn pair, __u32 flags)
@@ -275,6 +278,14 @@ static inline void bundle_check(const struct bundle *b)
 	CHECK(!failed, "%u runs failed", failed);
 }
 
+/* The source of a stream has claimed a chunk: something has come. */
+static inline void strand_await_begun(const struct strand *s)
+{
+	struct pollfd begun = { .fd = s->sock[1], .events = POLLIN };
+
+	WAIT_FOR(poll(&begun, 1, 0), RUN_S);
+}
+
 /* The last one, with which the runs of the destination end. */
 static inline void bundle_last(struct bundle *b)
 {
@@ -326,7 +337,7 @@ static inline void ends_with_full_queue(pair_fn pair)
 	WAIT_FOR(!poll(&room, 1, 0) && window_is_shut(room.fd) && any_sleeps_in("socket_send"),
 		 10);
 	CALL_ERR(stream_run(s->stream[1]), EPROTO);
-	thread_join_within(s->thread[0], 5, "a source that waits for room");
+	thread_join_within(s->thread[0], RUN_S, "a source that waits for room");
 	CHECK_EQ(s->ret[0], -ECONNRESET);
 	bundle_close(&b);
 	mem_free(&from);

@@ -75,7 +75,7 @@ static inline pid_t destination_start(const struct migr_tls *tls)
 	if (!pid)
 		destination(pipes[1], tls);
 	p.fd = pipes[0];
-	CHECK_EQ(poll(&p, 1, 10000), 1);
+	CHECK_EQ(poll(&p, 1, RUN_S * 1000), 1);
 	close(pipes[0]);
 	close(pipes[1]);
 	return pid;

@@ -138,7 +138,7 @@ static __u64 vm_writes(void)
 /* It writes, its memory is what it wrote, and nobody tracks it. */
 static void vm_is_well(void)
 {
-	__u64 deadline = deadline_in(10), since = vm_writes();
+	__u64 deadline = deadline_in(RUN_S), since = vm_writes();
 	struct migr_region_info info;
 
 	while (vm_writes() == since) {
@@ -246,7 +246,7 @@ static pid_t listener_start(char address[ADDRESS_MAX], const char *name, void (*
 	if (!pid)
 		fn(pipes[1]);
 	p.fd = pipes[0];
-	CHECK_EQ(poll(&p, 1, 10000), 1);
+	CHECK_EQ(poll(&p, 1, RUN_S * 1000), 1);
 	close(pipes[0]);
 	close(pipes[1]);
 	return pid;

@@ -412,7 +412,7 @@ static void mapping_outlives_descriptors(void)
 	SYS(munmap(m.p, m.len));
 	CHECK_EQ(resident(fd), m.len);
 	SYS(close(fd));
-	WAIT_FOR(module_refcnt() == start, 5);
+	WAIT_FOR(module_refcnt() == start, RUN_S);
 }
 
 static int remove_module(void)
@@ -450,7 +450,7 @@ static void path_handle(void)
 	SYS(close(fd));
 	CHECK(module_refcnt() > start, "no reference for the handle");
 	SYS(close(handle));
-	WAIT_FOR(module_refcnt() == start, 5);
+	WAIT_FOR(module_refcnt() == start, RUN_S);
 }
 
 static void removal_refused(void)
@@ -582,12 +582,12 @@ static void removal(void)
 		SYS(close(m.fd));
 		SYS(close(m.dev));
 	}
-	WAIT_FOR(module_refcnt() == 0, 5);
+	WAIT_FOR(module_refcnt() == 0, RUN_S);
 	CALL(remove_module());
 	CHECK(access(TEST_DEVICE, F_OK) == -1, "%s is still there", TEST_DEVICE);
 	CHECK(!syscall(SYS_finit_module, ko, "", 0), "loading %s again: %s", path,
 	      strerror(errno));
-	WAIT_FOR(access(TEST_DEVICE, R_OK | W_OK) == 0, 5);
+	WAIT_FOR(access(TEST_DEVICE, R_OK | W_OK) == 0, RUN_S);
 	dev = (int)CALL(dev_open());
 	CALL(region_create(dev, TEST_PAGE, "again"));
 }

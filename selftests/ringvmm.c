@@ -72,7 +72,7 @@ static struct pair move(char *address, char *option, char *more)
 	struct pair p;
 
 	p.destination = vmm_start("destination", receive);
-	WAIT_FOR(vmm_said(&p.destination, "listening"), 20);
+	WAIT_FOR(vmm_said(&p.destination, "listening"), RUN_S);
 	p.source = vmm_start("source", send);
 	p.sent = vmm_join(&p.source);
 	p.received = vmm_join(&p.destination);

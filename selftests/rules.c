@@ -203,10 +203,10 @@ static void no_rule_broken_again(void)
 }
 
 static const struct test_case cases[] = {
-	CASE_WITHIN(no_rule_broken, 60),
-	CASE_WITHIN(set_outside_folio_lock, 60),
-	CASE_WITHIN(protect_without_folio_locks, 60),
-	CASE_WITHIN(entry_left_dirty, 60),
+	CASE(no_rule_broken),
+	CASE(set_outside_folio_lock),
+	CASE(protect_without_folio_locks),
+	CASE(entry_left_dirty),
 	CASE_WITHIN(holders_not_looked_for, 200),
 	CASE_WITHIN(changes_not_told, 200),
 	CASE_WITHIN(new_mappings_not_tracked, 200),
@@ -216,7 +216,7 @@ static const struct test_case cases[] = {
 	CASE_WITHIN(swapped_page_a_hole, 200),
 	CASE_WITHIN(not_protected, 200),
 	CASE_WITHIN(not_marked_before_cleaned, 200),
-	CASE_WITHIN(no_rule_broken_again, 60),
+	CASE(no_rule_broken_again),
 };
 
 int main(int argc, char **argv)

@@ -50,7 +50,7 @@ static inline void slow_disk_wait(struct slow_disk *d, __u32 len, __u64 *seed)
 
 	if (__atomic_load_n(&d->hold, __ATOMIC_ACQUIRE)) {
 		__atomic_store_n(&d->held, len, __ATOMIC_RELEASE);
-		WAIT_FOR(!__atomic_load_n(&d->hold, __ATOMIC_ACQUIRE), 20);
+		WAIT_FOR(!__atomic_load_n(&d->hold, __ATOMIC_ACQUIRE), RUN_S);
 		__atomic_store_n(&d->held, 0, __ATOMIC_RELEASE);
 	}
 	if (d->delay_ns) {
@@ -112,10 +112,10 @@ static inline void slow_disk_open(struct slow_disk *d)
 
 	memset(d, 0, sizeof(*d));
 	/* Anew, so that nothing of an earlier use is left. */
-	WAIT_FOR(!run_command("modprobe -q -r nbd"), 10);
+	WAIT_FOR(!run_command("modprobe -q -r nbd"), RUN_S);
 	if (run_command("modprobe -q nbd nbds_max=1"))
 		test_skip("no nbd module: no disk whose reads can be held");
-	WAIT_FOR(access(SLOW_DISK, R_OK) == 0, 10);
+	WAIT_FOR(access(SLOW_DISK, R_OK) == 0, RUN_S);
 	d->data = private_alloc(SLOW_DISK_BYTES);
 	fill_random(d->data, SLOW_DISK_BYTES, &seed);
 	d->fd = (int)SYS(open(SLOW_DISK, O_RDWR | O_CLOEXEC));
@@ -127,7 +127,7 @@ static inline void slow_disk_open(struct slow_disk *d)
 	d->server = thread_start(slow_disk_serve, d);
 	d->runner = thread_start(slow_disk_run, d);
 	/* The other thread makes the disk as large as it is. */
-	WAIT_FOR(atoi(file_read(SLOW_DISK_SIZE, size, sizeof(size))), 10);
+	WAIT_FOR(atoi(file_read(SLOW_DISK_SIZE, size, sizeof(size))), RUN_S);
 }
 
 /* From here on a read waits for slow_disk_release(). */

@@ -77,13 +77,10 @@ static void work_is_divided(void)
 	for (i = 0; i < 4; i++)
 		bundle_join(&b, tcp_pair, 0);
 	bundle_start(&b, MIGR_PASS_LAST);
-	for (i = 0; i < 4; i++) {
-		struct pollfd begun = { .fd = b.strands[i].sock[1], .events = POLLIN };
-
-		WAIT_FOR(poll(&begun, 1, 0), RUN_S);
-	}
 	for (i = 0; i < 4; i++)
-		b.strands[i].thread[1] = thread_start(run_destination, &b.strands[i]);
+		strand_await_begun(&b.strands[i]);
+	for (i = 0; i < 4; i++)
+		strand_receive(&b.strands[i]);
 	bundle_finish(&b);
 	bundle_receive_join(&b);
 	for (i = 0; i < 4; i++) {
@@ -129,7 +126,7 @@ static void die(pair_fn pair, unsigned int rounds)
 			/* Somewhere in the pass, on either side. */
 			enough = rnd(&seed) % (i ? 40 : 8000);
 			WAIT_FOR(link_status(b.side[0]).pass_sent_pages >= enough ||
-				 link_status(b.side[0]).state != MIGR_STATE_PASS, 20);
+				 link_status(b.side[0]).state != MIGR_STATE_PASS, RUN_S);
 			SYS(shutdown(b.strands[i].sock[rnd(&seed) % 2], SHUT_RDWR));
 			bundle_finish(&b);
 			CHECK_EQ(link_status(b.side[0]).state, MIGR_STATE_BETWEEN);
@@ -173,11 +170,14 @@ static void all_die(void)
 	memcpy(before, from.p, from.len);
 	bundle_open(&b, &from, &to);
 	for (i = 0; i < 3; i++)
-		bundle_add(&b, tcp_pair, 0);
+		bundle_join(&b, tcp_pair, 0);
 	bundle_start(&b, 0);
-	WAIT_FOR(link_status(b.side[0]).data_pages, 10);
+	for (i = 0; i < 3; i++)
+		strand_await_begun(&b.strands[i]);
 	for (i = 0; i < 3; i++)
 		SYS(shutdown(b.strands[i].sock[i % 2], SHUT_RDWR));
+	for (i = 0; i < 3; i++)
+		strand_receive(&b.strands[i]);
 	bundle_finish(&b);
 	bundle_receive_join(&b);
 	for (i = 0; i < 3; i++)
@@ -204,16 +204,18 @@ static void stuck_stream(void)
 	struct mem from = mem_new(PAGES), to = mem_new(PAGES);
 	__u64 seed = test_seed, held;
 	struct migr_migration_status st;
-	struct strand *stuck;
+	struct strand *stuck, *other;
 	struct bundle b;
 
 	fill_random(from.p, from.len, &seed);
 	bundle_open(&b, &from, &to);
 	stuck = bundle_join(&b, unix_pair, 0);
-	bundle_add(&b, unix_pair, 0);
+	other = bundle_join(&b, unix_pair, 0);
 	bundle_start(&b, 0);
+	strand_await_begun(stuck);
+	strand_receive(other);
 	/* All but the chunk that it has claimed: its socket holds less than one. */
-	WAIT_FOR(link_status(b.side[1]).data_pages >= PAGES - MIGR_WIRE_CHUNK_PAGES, 20);
+	WAIT_FOR(link_status(b.side[1]).data_pages >= PAGES - MIGR_WIRE_CHUNK_PAGES, RUN_S);
 	st = link_status(b.side[0]);
 	held = PAGES - link_status(b.side[1]).data_pages;
 	CHECK_EQ(st.state, MIGR_STATE_PASS);
@@ -281,14 +283,14 @@ static void old_page_does_not_overtake(void)
 	SYS(setsockopt(first->sock[0], SOL_SOCKET, SO_SNDBUF, &(int){ 1 << 20 }, sizeof(int)));
 	CALL(migration_pass(b.side[0], 0));
 	first->thread[0] = thread_start(run_source, first);
-	WAIT_FOR(link_status(b.side[0]).data_pages == from.pages, 10);
+	WAIT_FOR(link_status(b.side[0]).data_pages == from.pages, RUN_S);
 	CALL(stream_shutdown(first->stream[0]));
 	thread_join(first->thread[0]);
 	first->thread[0] = 0;
 	CHECK_EQ(first->ret[0], -ECONNRESET);
 
 	memset(from.p, 0x22, from.len);
-	second->thread[1] = thread_start(run_destination, second);
+	strand_receive(second);
 	second->thread[0] = thread_start(run_source, second);
 	thread_join(second->thread[0]);
 	second->thread[0] = 0;
@@ -315,7 +317,7 @@ static void dead_before_it_came(void)
 	unix_pair(first->sock);
 	first->stream[0] = (int)CALL(migration_add_stream_id(b.side[0], first->sock[0], 0, 0));
 	second = bundle_join(&b, unix_pair, 0);
-	second->thread[1] = thread_start(run_destination, second);
+	strand_receive(second);
 	CALL(stream_shutdown(first->stream[0]));
 	CALL(migration_pass(b.side[0], 0));
 	first->ret[0] = stream_run(first->stream[0]);
@@ -340,12 +342,13 @@ static void shut_down_waiting(void)
 	fill_random(from.p, from.len, &seed);
 	bundle_open(&b, &from, &to);
 	stuck = bundle_join(&b, unix_pair, 0);
-	bundle_add(&b, unix_pair, 0);
-	waiting = &b.strands[1];
+	waiting = bundle_join(&b, unix_pair, 0);
 	bundle_start(&b, 0);
-	WAIT_FOR(any_sleeps_in("migr_migration_wait"), 20);
+	strand_await_begun(stuck);
+	strand_receive(waiting);
+	WAIT_FOR(any_sleeps_in("migr_migration_wait"), RUN_S);
 	CALL(stream_shutdown(waiting->stream[0]));
-	thread_join_within(waiting->thread[0], 10, "a run that was shut down");
+	thread_join_within(waiting->thread[0], RUN_S, "a run that was shut down");
 	waiting->thread[0] = 0;
 	CHECK_EQ(waiting->ret[0], -ECONNRESET);
 	CALL(stream_shutdown(stuck->stream[0]));
@@ -372,8 +375,8 @@ static void all_is_sent_again(void)
 	CALL(migration_pass(b.side[0], 0));
 	/* Holes: the heads of all chunks fit into its socket. */
 	first->thread[0] = thread_start(run_source, first);
-	WAIT_FOR(link_status(b.side[0]).pass_sent_pages == PAGES, 10);
-	second->thread[1] = thread_start(run_destination, second);
+	WAIT_FOR(link_status(b.side[0]).pass_sent_pages == PAGES, RUN_S);
+	strand_receive(second);
 	second->thread[0] = thread_start(run_source, second);
 	CHECK(file_write(DELAY, "10"), "cannot set " DELAY);
 	CALL(stream_shutdown(first->stream[0]));
@@ -387,6 +390,39 @@ static void all_is_sent_again(void)
 }
 
 /* Who tracks what arrives is told of it, even if the stream ends before the chunk. */
+/*
+ * A page that is lent to a connection looks as if it could be written. One that leads
+ * nowhere gives it back when it is cut, not once TCP has given up.
+ */
+static void cut_stream_gives_back(void)
+{
+	struct mem from = mem_new(PAGES), to = mem_new(PAGES);
+	__u64 *map = private_alloc(bitmap_words(PAGES) * sizeof(*map));
+	struct migr_tracker_fetch f;
+	struct strand *s;
+	struct bundle b;
+	int tracker;
+
+	memset(from.p, 0x33, from.len);
+	SYS(unshare(CLONE_NEWNET));
+	bundle_open(&b, &from, &to);
+	s = bundle_join(&b, tcp_pair, 0);
+	CHECK_EQ(run_command("tc qdisc add dev lo root netem loss 100%"), 0);
+	bundle_start(&b, 0);
+	WAIT_FOR(any_sleeps_in("socket_send"), RUN_S);
+	CALL(stream_shutdown(s->stream[0]));
+	bundle_finish(&b);
+	CHECK_EQ(s->ret[0], -ECONNRESET);
+	bundle_close(&b);
+	tracker = (int)CALL(region_track(from.fd));
+	memset(from.p, 0x44, from.len);
+	lru_drain();
+	CALL(tracker_fetch(tracker, 0, from.pages, map, &f));
+	CHECK_EQ(f.dirty_pages, from.pages);
+	CHECK_EQ(f.pinned_pages, 0);
+	SYS(close(tracker));
+}
+
 static void shut_down_in_chunk(void)
 {
 	struct mem from = mem_new(TEST_WORD_PAGES), to = mem_new(TEST_WORD_PAGES);
@@ -402,10 +438,10 @@ static void shut_down_in_chunk(void)
 	tracker_settle(tracker, to.pages);
 	bundle_open(&b, &from, &to);
 	s = bundle_join(&b, unix_pair, 0);
-	CHECK(file_write(DELAY, "3000"), "cannot set " DELAY);
-	s->thread[1] = thread_start(run_destination, s);
+	CHECK(file_write(DELAY, "6000"), "cannot set " DELAY);
+	strand_receive(s);
 	bundle_start(&b, 0);
-	WAIT_FOR(any_sleeps_in("msleep"), 20);
+	WAIT_FOR(any_sleeps_in("msleep"), RUN_S);
 	CALL(stream_shutdown(s->stream[1]));
 	CHECK(file_write(DELAY, "0"), "cannot set " DELAY);
 	bundle_finish(&b);
@@ -506,7 +542,7 @@ static void late_gone(void)
 	say_end(late, 2, 1);
 	CHECK_EQ(link_status(b.side[1]).passes, 2);
 	say(first, MIGR_WIRE_DONE, 2, 0);
-	WAIT_FOR(link_status(b.side[1]).state == MIGR_STATE_COMPLETE, 5);
+	WAIT_FOR(link_status(b.side[1]).state == MIGR_STATE_COMPLETE, RUN_S);
 	say(late, MIGR_WIRE_GONE, 2, 8);
 	say(late, MIGR_WIRE_DONE, 2, 0);
 	bundle_receive_join(&b);
@@ -533,8 +569,8 @@ static void done_too_early(void)
 	slow = bundle_join(&b, unix_pair, 0);
 	hasty = bundle_join(&b, unix_pair, 0);
 	CHECK_EQ(send(slow->sock[0], &chunk, sizeof(chunk), 0), (long long)sizeof(chunk));
-	slow->thread[1] = thread_start(run_destination, slow);
-	WAIT_FOR(link_status(b.side[1]).state == MIGR_STATE_PASS, 5);
+	strand_receive(slow);
+	WAIT_FOR(link_status(b.side[1]).state == MIGR_STATE_PASS, RUN_S);
 	say(hasty, MIGR_WIRE_DONE, 1, 0);
 	CALL_ERR(stream_run(hasty->stream[1]), EPROTO);
 	CHECK_EQ(link_status(b.side[1]).state, MIGR_STATE_PASS);
@@ -868,6 +904,7 @@ static const struct test_case cases[] = {
 	CASE(dead_before_it_came),
 	CASE(shut_down_waiting),
 	CASE(all_is_sent_again),
+	CASE(cut_stream_gives_back),
 	CASE(shut_down_in_chunk),
 	CASE(unix_ends_with_full_queue),
 	CASE(tcp_ends_with_full_queue),

@@ -716,7 +716,7 @@ static void merges_meanwhile(void)
 		threads[n] = thread_start(merge_thread, &mergers[n]);
 	}
 	for (i = 0; i < MERGE_FETCHES; i++) {
-		WAIT_FOR(all_merges(mergers) > seen, 10);
+		WAIT_FOR(all_merges(mergers) > seen, RUN_S);
 		seen = all_merges(mergers);
 		CALL(tracker_fetch(t, 0, m.pages, map, &f));
 		CHECK_EQ(f.dirty_pages, bit_count(map, m.pages));
@@ -957,7 +957,7 @@ static void many_processes(void)
 			__u64 seen = __atomic_load_n(stamp, __ATOMIC_RELAXED);
 
 			shadow_pass(&s);
-			WAIT_FOR(__atomic_load_n(stamp, __ATOMIC_RELAXED) > seen, 20);
+			WAIT_FOR(__atomic_load_n(stamp, __ATOMIC_RELAXED) > seen, RUN_S);
 		}
 		shadow_check(&s, gate, round);
 	}

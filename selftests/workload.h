@@ -42,13 +42,13 @@ static inline bool gate_pass(struct gate *g)
 static inline void gate_close(struct gate *g)
 {
 	__atomic_store_n(&g->closed, true, __ATOMIC_RELEASE);
-	WAIT_FOR(__atomic_load_n(&g->parked, __ATOMIC_ACQUIRE) == g->writers, 20);
+	WAIT_FOR(__atomic_load_n(&g->parked, __ATOMIC_ACQUIRE) == g->writers, RUN_S);
 }
 
 static inline void gate_open(struct gate *g)
 {
 	__atomic_store_n(&g->closed, false, __ATOMIC_RELEASE);
-	WAIT_FOR(!__atomic_load_n(&g->parked, __ATOMIC_ACQUIRE), 20);
+	WAIT_FOR(!__atomic_load_n(&g->parked, __ATOMIC_ACQUIRE), RUN_S);
 }
 
 /* Closed before: the writers return. */
