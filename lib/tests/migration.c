@@ -1056,6 +1056,12 @@ static void test_oldest_request(void **state)
 	assert_int_equal(f->destination.error, -ECANCELED);
 }
 
+static void leave(const int *fds, int nr)
+{
+	for (int i = 0; i < nr; i++)
+		close(fds[i]);
+}
+
 /* Nor does a stream get in without the token, or with one that was used. */
 static void present_tokens(struct fixture *f, struct tls *thief)
 {
@@ -1084,8 +1090,7 @@ static void present_tokens(struct fixture *f, struct tls *thief)
 	assert_int_equal(present(f, f->tls, second, &fds[6]), 0);
 	migr_destination_cancel(f->d);
 	/* The device has one stream: of the first only we can tell that it is over. */
-	for (int i = 0; i < 7; i++)
-		close(fds[i]);
+	leave(fds, 7);
 	close(c.fd);
 	pthread_join(f->thread, NULL);
 	json_decref(ready);
@@ -1096,6 +1101,34 @@ static void present_tokens(struct fixture *f, struct tls *thief)
 static void test_tokens(void **state)
 {
 	present_tokens(*state, NULL);
+}
+
+/* Nor with one of the migration before. */
+static void test_tokens_of_another(void **state)
+{
+	struct fixture *f = *state;
+	struct error e;
+	struct control c = {
+		.cancel_fd = -1, .timeout_ms = 5000, .peer = "destination", .error = &e,
+	};
+	json_t *before, *ready;
+	int fds[2];
+
+	start_destination(f);
+	ask(f, &c, &before);
+	close(c.fd);
+	pthread_join(f->thread, NULL);
+	start_destination(f);
+	ask(f, &c, &ready);
+	assert_int_equal(present(f, NULL, token_of(before, 0), &fds[0]), -EREMOTEIO);
+	assert_int_equal(present(f, NULL, token_of(ready, 0), &fds[1]), 0);
+	migr_destination_cancel(f->d);
+	leave(fds, 2);
+	close(c.fd);
+	pthread_join(f->thread, NULL);
+	assert_int_equal(f->destination.error, -ECANCELED);
+	json_decref(before);
+	json_decref(ready);
 }
 
 static json_t *more(struct control *c, int streams)
@@ -1142,8 +1175,7 @@ static void test_more_tokens(void **state)
 	json_decref(rest);
 	assert_int_equal(control_receive(&c, 1000, &rest), -EREMOTEIO);
 	/* The device has one stream: of the first only we can tell that it is over. */
-	for (int i = 0; i < 4; i++)
-		close(fds[i]);
+	leave(fds, 4);
 	pthread_join(f->thread, NULL);
 	assert_int_equal(f->destination.error, -EPROTO);
 	assert_int_equal(f->destination.aborted, 1);
@@ -1159,12 +1191,6 @@ static void stray(struct fixture *f, int *fds, int nr, const char *bytes)
 		fds[i] = reach(f);
 		assert_int_equal(send(fds[i], bytes, strlen(bytes), MSG_NOSIGNAL), strlen(bytes));
 	}
-}
-
-static void leave(const int *fds, int nr)
-{
-	for (int i = 0; i < nr; i++)
-		close(fds[i]);
 }
 
 /*
@@ -1861,6 +1887,40 @@ static void test_tls_tokens(void **state)
 	tls_close(thief);
 }
 
+/* Nobody can have an older version, which the kernel's part is not made for. */
+static void test_tls_old_version(void **state)
+{
+	struct fixture *f = *state;
+	struct migr_tls source = host("source");
+	gnutls_certificate_credentials_t credentials;
+	gnutls_session_t session;
+	int fd, ret;
+
+	encrypt(f);
+	start_destination(f);
+	fd = reach(f);
+	assert_int_equal(gnutls_certificate_allocate_credentials(&credentials), 0);
+	assert_int_equal(gnutls_certificate_set_x509_key_file(credentials, source.certificate,
+							      source.key,
+							      GNUTLS_X509_FMT_PEM), 0);
+	assert_int_equal(gnutls_init(&session, GNUTLS_CLIENT), 0);
+	assert_int_equal(gnutls_priority_set_direct(session, "NORMAL:-VERS-ALL:+VERS-TLS1.2",
+						    NULL), 0);
+	gnutls_credentials_set(session, GNUTLS_CRD_CERTIFICATE, credentials);
+	gnutls_transport_set_int(session, fd);
+	gnutls_handshake_set_timeout(session, TLS_TIMEOUT_MS);
+	do {
+		ret = gnutls_handshake(session);
+	} while (ret < 0 && !gnutls_error_is_fatal(ret));
+	assert_int_equal(ret, GNUTLS_E_FATAL_ALERT_RECEIVED);
+	gnutls_deinit(session);
+	gnutls_certificate_free_credentials(credentials);
+	close(fd);
+	run_source(f);
+	pthread_join(f->thread, NULL);
+	assert_moved(f);
+}
+
 static void test_tls_strays(void **state)
 {
 	encrypt(*state);
@@ -1998,6 +2058,7 @@ int main(int argc, char **argv)
 		TEST(test_committed_and_silent), TEST(test_rogue_destinations),
 		TEST(test_older_destination),
 		TEST(test_nobody_there), TEST(test_rogue_sources), TEST(test_tokens),
+		TEST(test_tokens_of_another),
 		TEST(test_more_tokens), TEST(test_older_source), TEST(test_newer_source),
 		TEST(test_oldest_request), TEST(test_silent_strays), TEST(test_halting_strays),
 		TEST(test_rude_strays), TEST(test_accept_fails),
@@ -2008,6 +2069,7 @@ int main(int argc, char **argv)
 		TEST(test_tls_chacha), TEST(test_tls_wrong_authority), TEST(test_tls_expired),
 		TEST(test_tls_wrong_name), TEST(test_tls_one_insecure), TEST(test_tls_tokens),
 		TEST(test_tls_strays), TEST(test_tls_replaced), TEST(test_tls_refused_early),
+		TEST(test_tls_old_version),
 		TEST(test_tls_no_common_cipher), TEST(test_tls_part_of_record),
 		TEST(test_tls_wrong_purpose), TEST(test_tls_short_key),
 		TEST(test_tls_not_usable), TEST(test_tls_not_tcp), TEST(test_tls_records_aes_128),

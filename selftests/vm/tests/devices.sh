@@ -194,7 +194,7 @@ must_differ() {
 
 	shift 2
 	echo "$rule" > $parameters/break_rule
-	for ((try = 1; try <= 5; try++)); do
+	for ((try = 1; try <= 8; try++)); do
 		to=rule$rule.$aio.$try
 		# What it took in the attempt before.
 		balloon "$leg" 256

@@ -123,14 +123,14 @@ references() {
 
 # Nothing of these names is left. Argument: them, with commas between.
 all_gone() {
-	soon 10 no_process "$1" || { echo "left behind: $(ps -o pid=,args= -C "$1")"; return 1; }
+	soon 60 no_process "$1" || { echo "left behind: $(ps -o pid=,args= -C "$1")"; return 1; }
 }
 
 # No VM is here, and nothing that had to do with one.
 nothing_here() {
 	all_gone qemu-system-x86,migr,migr-guardian || return 1
 	[ -z "$(ls -A /run/migr 2>/dev/null)" ] || { echo "left in /run/migr: $(ls /run/migr)"; return 1; }
-	soon 10 unloads || { echo "the module cannot be unloaded: $(rmmod migr 2>&1)"; return 1; }
+	soon 60 unloads || { echo "the module cannot be unloaded: $(rmmod migr 2>&1)"; return 1; }
 	insmod "$MIGR_KO"
 }
 
@@ -143,9 +143,9 @@ guest_here() {
 	[[ $vm =~ ^[0-9]+$ ]] || { echo "not one QEMU: $vm"; return 1; }
 	all_gone migr,migr-guardian || return 1
 	# The tracking stops when the last of the failed attempt is gone.
-	soon 10 untracked || { echo "still tracked: $("$migr" ls --json)"; return 1; }
+	soon 60 untracked || { echo "still tracked: $("$migr" ls --json)"; return 1; }
 	[ "$(ls /run/migr)" = "$vm.qmp" ] || { echo "in /run/migr: $(ls /run/migr)"; return 1; }
-	soon 10 references "$(cat "$MIGR_OUT/references")" || {
+	soon 60 references "$(cat "$MIGR_OUT/references")" || {
 		echo "$(cat /sys/module/migr/refcnt) references, not $(cat "$MIGR_OUT/references")"
 		return 1
 	}
@@ -254,7 +254,7 @@ leave_too_small() {
 }
 
 leave_cut_prepare() {
-	send_begin --timeout 3 && send_reaches prepare || return 1
+	send_begin --timeout 6 && send_reaches prepare || return 1
 	ip link set migr0 down
 	send_ended 1 'runs on here'
 	tell start
@@ -273,14 +273,14 @@ leave_killed_vmm() {
 
 leave_cut() {
 	slow
-	send_begin --timeout 3 && send_reaches passes || return 1
+	send_begin --timeout 6 && send_reaches passes || return 1
 	ip link set migr0 down
 	send_ended 1 'runs on here'
 }
 
 leave_silent() {
 	slow
-	send_begin --timeout 3 && send_reaches passes && vanish || return 1
+	send_begin --timeout 6 && send_reaches passes && vanish || return 1
 	send_ended 1 'runs on here'
 }
 
@@ -320,7 +320,7 @@ leave_tracked() {
 
 leave_silent_pause() {
 	slow
-	send_begin --timeout 3 && send_reaches_pause && vanish || return 1
+	send_begin --timeout 6 && send_reaches_pause && vanish || return 1
 	send_goes_on
 	send_ended 1 'runs on here'
 }
@@ -328,7 +328,7 @@ leave_silent_pause() {
 # A link so slow that the last pass does not come to its end.
 last_pass() {
 	slow
-	send_begin --timeout 3 && send_reaches_pause || return 1
+	send_begin --timeout 6 && send_reaches_pause || return 1
 	link_is tbf rate 1mbit burst 64k latency 50ms
 	send_goes_on
 	send_reaches last-pass
@@ -355,7 +355,7 @@ leave_killed_vmm_state() {
 }
 
 leave_silent_state() {
-	send_begin --timeout 3 && send_reaches state && vanish || return 1
+	send_begin --timeout 6 && send_reaches state && vanish || return 1
 	send_ended 1 'runs on here'
 }
 
