@@ -344,8 +344,16 @@ leave_killed_send_last_pass() {
 	last_pass && send_killed
 }
 
+# With a QEMU there that does not load. Arguments: options of migr send.
+send_reaches_load() {
+	slow
+	send_begin "$@" && send_reaches_pause && told stopped || return 1
+	send_goes_on
+	send_reaches state
+}
+
 leave_killed_state() {
-	send_begin && send_reaches state || return 1
+	send_reaches_load || return 1
 	tell act
 	send_ended 1 'runs on here'
 }
@@ -355,12 +363,12 @@ leave_killed_vmm_state() {
 }
 
 leave_silent_state() {
-	send_begin --timeout 6 && send_reaches state && vanish || return 1
+	send_reaches_load --timeout 6 && vanish || return 1
 	send_ended 1 'runs on here'
 }
 
 leave_killed_send_state() {
-	send_begin && send_reaches state || return 1
+	send_reaches_load || return 1
 	send_killed
 	tell act
 }
@@ -369,7 +377,7 @@ leave_killed_send_state() {
 leave_stuck() {
 	local holder
 
-	send_begin && send_reaches state || return 1
+	send_reaches_load || return 1
 	"$top/build/vm/hold_lock" $disk "$MIGR_OUT/locked.$case" &
 	holder=$!
 	"$here/await" "$MIGR_OUT/locked.$case" 30 || return 1
@@ -541,7 +549,7 @@ receive_does_not_load() {
 	receive_begin 192M
 	await_line "$MIGR_OUT/send.$case" '"phase":"passes"' 60 || return 1
 	loader=$(vmm)
-	kill -STOP "$loader"
+	kill -STOP "$loader" && tell stopped
 }
 
 arrive_killed_state() {
