@@ -472,12 +472,6 @@ static bool describe(int index, struct host_address *a)
 	return true;
 }
 
-static bool is_wanted(const struct found *f, struct host_address *a)
-{
-	return (!f->within || links_in_network(a, f->within)) &&
-	       links_filter(a, 1, f->names, f->networks);
-}
-
 static int address_found(const struct nlmsghdr *message, void *data)
 {
 	const struct ifaddrmsg *info = mnl_nlmsg_get_payload(message);
@@ -510,7 +504,8 @@ static int address_found(const struct nlmsghdr *message, void *data)
 		return MNL_CB_OK;
 	*a = (struct host_address){ .family = info->ifa_family, .prefix = info->ifa_prefixlen };
 	memcpy(a->bytes, mnl_attr_get_payload(local), mnl_attr_get_payload_len(local));
-	if (describe(info->ifa_index, a) && is_wanted(f, a))
+	if ((!f->within || links_in_network(a, f->within)) && describe(info->ifa_index, a) &&
+	    links_filter(a, 1, f->names, f->networks))
 		f->nr++;
 	return MNL_CB_OK;
 }
