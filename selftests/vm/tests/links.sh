@@ -104,17 +104,24 @@ send_begin() {
 	send=$!
 }
 
-# Wait until it has streams over so many links.
-send_has_links() {
-	local end=$((SECONDS + 60))
+# Wait until a command prints what it is to, while the guest is on its way. Arguments:
+# that, and the command.
+send_until() {
+	local wanted=$1 end=$((SECONDS + 60))
 
-	until [ "$(json_field "$MIGR_OUT/send.$case" progress links)" = "$1" ]; do
+	shift
+	until [ "$("$@")" = "$wanted" ]; do
 		if [ $SECONDS -ge $end ] || ! kill -0 "$send" 2>/dev/null; then
-			echo "no streams over $1 links: $(tail -n 2 "$MIGR_OUT/send.$case")"
+			echo "$1: not '$wanted', but '$("$@")': $(tail -n 2 "$MIGR_OUT/send.$case")"
 			return 1
 		fi
 		nap 0.1
 	done
+}
+
+# Wait until it has streams over so many links.
+send_has_links() {
+	send_until "$1" json_field "$MIGR_OUT/send.$case" progress links
 }
 
 send_is_in_passes() {
@@ -324,18 +331,9 @@ connections() {
 }
 
 leave_fast() {
-	local end=$((SECONDS + 60))
-
 	rates 20 20 20
-	speeds 10000 10000 25000 && send_begin --network $network || return 1
-	until [ "$(connections)" = '2 1 3' ]; do
-		if [ $SECONDS -ge $end ] || ! kill -0 "$send" 2>/dev/null; then
-			echo "not a stream, one and three, and the control channel: $(connections)"
-			return 1
-		fi
-		nap 0.1
-	done
-	send_moved && speeds 10000 10000 10000
+	speeds 10000 10000 25000 && send_begin --network $network &&
+		send_until '2 1 3' connections && send_moved && speeds 10000 10000 10000
 }
 
 # What each stream may send, in Mbit/s.
@@ -344,29 +342,16 @@ shares() {
 		sed -n 's|.* pacing_rate [^ ]*/\([0-9]*\)000000bps.*|\1|p' | sort | xargs
 }
 
-# Wait until it is that.
-shares_are() {
-	local end=$((SECONDS + 60))
-
-	until [ "$(shares)" = "$1" ]; do
-		if [ $SECONDS -ge $end ] || ! kill -0 "$send" 2>/dev/null; then
-			echo "the streams may not send '$1' Mbit/s, but '$(shares)'"
-			return 1
-		fi
-		nap 0.1
-	done
-}
-
 # Its own rate is above what the links are held to; two thirds of that would be 16.
 leave_limited() {
 	local rate usual
 
 	send_begin --network $network --max-bandwidth 24M && send_is_in_passes &&
-		shares_are '8 8 8' || return 1
+		send_until '8 8 8' shares || return 1
 	ip link set migr1 down
-	shares_are '12 12' || return 1
+	send_until '12 12' shares || return 1
 	ip link set migr1 up
-	shares_are '8 8 8' && send_moved || return 1
+	send_until '8 8 8' shares && send_moved || return 1
 	rate=$(first_pass_rate)
 	usual=$(usual_rate)
 	echo "# held to 24 Mbit/s: $rate Mbit/s, most of the time $usual"
