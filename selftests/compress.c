@@ -768,7 +768,7 @@ static const struct test_case cases[] = {
 	CASE_WITHIN(under_writers, 180),
 	CASE(signals),
 	CASE(busy_cpus),
-	CASE_TIMED(share_of_cpus, CASE_S),
+	CASE_TIMED(share_of_cpus),
 	CASE(bad_lz4_frames),
 	CASE(bad_zstd_frames),
 	CASE(bombs),

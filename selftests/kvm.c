@@ -150,7 +150,7 @@ static void guest_is_limited(void)
 static const struct test_case cases[] = {
 	CASE_WITHIN(guest_writes, 120),
 	CASE_WITHIN(guest_writes_to_moving_pages, 120),
-	CASE_TIMED(guest_is_limited, CASE_S),
+	CASE_TIMED(guest_is_limited),
 };
 
 int main(int argc, char **argv)

@@ -458,8 +458,8 @@ static void no_lost_write(void)
 }
 
 static const struct test_case cases[] = {
-	CASE_TIMED(rate_is_kept, CASE_S),
-	CASE_TIMED(threads_share, CASE_S),
+	CASE_TIMED(rate_is_kept),
+	CASE_TIMED(threads_share),
 	CASE(dirty_pages_are_free),
 	CASE(writers_get_on),
 	CASE(killed),

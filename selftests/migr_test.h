@@ -81,7 +81,7 @@ struct test_case {
 #define CASE(fn)		{ #fn, fn, CASE_S, 1 }
 #define CASE_WITHIN(fn, s)	{ #fn, fn, s, 1 }
 /* It measures time, which others take from it: one good try of three is enough. */
-#define CASE_TIMED(fn, s)	{ #fn, fn, s, 3 }
+#define CASE_TIMED(fn)		{ #fn, fn, CASE_S, 3 }
 
 /* What may be waited for may take so many times longer: there are slow kernels. */
 static unsigned int test_patience = 1;

@@ -521,6 +521,13 @@ static void say_end(const struct strand *s, __u32 pass, __u64 chunks)
 	CHECK_EQ(ack.type, MIGR_WIRE_PASS_ACK);
 }
 
+/* All of a pass: a chunk. */
+static void say_pass(const struct strand *s, __u32 pass)
+{
+	say_chunk(s, pass);
+	say_end(s, pass, 1);
+}
+
 /* That one is gone may be said late: in a pass that others have completed. */
 static void late_gone(void)
 {
@@ -533,13 +540,10 @@ static void late_gone(void)
 	bundle_add(&b, unix_pair, 0);
 	first = &b.strands[0];
 	late = &b.strands[1];
-	say_chunk(first, 1);
-	say_end(first, 1, 1);
-	say_chunk(first, 2);
-	say_end(first, 2, 1);
+	say_pass(first, 1);
+	say_pass(first, 2);
 	say(late, MIGR_WIRE_GONE, 1, 7);
-	say_chunk(late, 2);
-	say_end(late, 2, 1);
+	say_pass(late, 2);
 	CHECK_EQ(link_status(b.side[1]).passes, 2);
 	say(first, MIGR_WIRE_DONE, 2, 0);
 	WAIT_FOR(link_status(b.side[1]).state == MIGR_STATE_COMPLETE, RUN_S);
@@ -593,12 +597,9 @@ static void replayed(void)
 	bundle_add(&b, unix_pair, 0);
 	first = &b.strands[0];
 	second = &b.strands[1];
-	say_chunk(first, 1);
-	say_end(first, 1, 1);
-	say_chunk(first, 1);
-	say_end(first, 1, 1);
-	say_chunk(first, 2);
-	say_end(first, 2, 1);
+	say_pass(first, 1);
+	say_pass(first, 1);
+	say_pass(first, 2);
 	say_chunk(first, 1);
 	say_chunk(second, 1);
 	bundle_receive_join(&b);
