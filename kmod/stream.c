@@ -910,13 +910,16 @@ static int (*const stream_steps[])(struct migr_stream *stream) = {
 
 static void stream_fail(struct migr_stream *stream, int error)
 {
+	/* Of one that is done the peer is still to hear, over any link. */
+	bool drop = stream->step != STEP_DONE;
+
 	/* Some of its pages have come. */
 	if (stream->step == STEP_RECV_PAGES)
 		tell_wrote(stream, stream->data);
 	stream->step = STEP_FAILED;
 	stream_drop_pages(stream);
 	/* The peer shall not wait for what will not come. */
-	stream->transport->ops->shutdown(stream->transport, true);
+	stream->transport->ops->shutdown(stream->transport, drop);
 	migr_migration_lose(stream->migration, stream, error,
 			    stream->shared_error);
 }

@@ -300,7 +300,8 @@ static inline void bundle_close(struct bundle *b)
 
 	for (k = 0; k < 2; k++) {
 		for (i = 0; i < b->nr; i++) {
-			SYS(close(b->strands[i].stream[k]));
+			if (b->strands[i].stream[k] >= 0)
+				SYS(close(b->strands[i].stream[k]));
 			if (b->strands[i].sock[k] >= 0)
 				SYS(close(b->strands[i].sock[k]));
 		}

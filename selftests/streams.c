@@ -389,7 +389,6 @@ static void all_is_sent_again(void)
 	bundle_close(&b);
 }
 
-/* Who tracks what arrives is told of it, even if the stream ends before the chunk. */
 /*
  * A page that is lent to a connection looks as if it could be written. One that leads
  * nowhere gives it back when it is cut, not once TCP has given up.
@@ -423,6 +422,36 @@ static void cut_stream_gives_back(void)
 	SYS(close(tracker));
 }
 
+/* A link that drops packets has to be tried again, even if the stream is closed by then. */
+static void done_arrives_late(void)
+{
+	struct mem from = mem_new(PAGES), to = mem_new(PAGES);
+	struct strand *late;
+	struct bundle b;
+
+	SYS(unshare(CLONE_NEWNET));
+	bundle_open(&b, &from, &to);
+	bundle_add(&b, tcp_pair, 0);
+	late = bundle_join(&b, tcp_pair, 0);
+	strand_receive(late);
+	CALL(migration_pass(b.side[0], MIGR_PASS_LAST));
+	strand_run(&b.strands[0], 0);
+	CHECK_EQ(b.strands[0].ret[0], 0);
+	CHECK_EQ(run_command("tc qdisc add dev lo root netem loss 100%"), 0);
+	strand_run(late, 0);
+	CHECK_EQ(late->ret[0], 0);
+	SYS(close(late->stream[0]));
+	SYS(close(late->sock[0]));
+	late->stream[0] = -1;
+	late->sock[0] = -1;
+	CHECK_EQ(run_command("tc qdisc del dev lo root"), 0);
+	bundle_receive_join(&b);
+	bundle_check(&b);
+	CHECK_EQ(link_status(b.side[1]).state, MIGR_STATE_COMPLETE);
+	bundle_close(&b);
+}
+
+/* Who tracks what arrives is told of it, even if the stream ends before the chunk. */
 static void shut_down_in_chunk(void)
 {
 	struct mem from = mem_new(TEST_WORD_PAGES), to = mem_new(TEST_WORD_PAGES);
@@ -906,6 +935,7 @@ static const struct test_case cases[] = {
 	CASE(shut_down_waiting),
 	CASE(all_is_sent_again),
 	CASE(cut_stream_gives_back),
+	CASE(done_arrives_late),
 	CASE(shut_down_in_chunk),
 	CASE(unix_ends_with_full_queue),
 	CASE(tcp_ends_with_full_queue),
