@@ -24,6 +24,9 @@ bool migr_inject(void)
 	return atomic_dec_if_positive(&fail_nth) == 0;
 }
 
+/* How long a delay goes on when it is over. */
+#define DELAY_STEP_MS	10
+
 static unsigned int delay_ms;
 module_param(delay_ms, uint, 0600);
 MODULE_PARM_DESC(delay_ms, "How long to stay where others may come in between (tests only)");
@@ -33,6 +36,8 @@ MODULE_PARM_DESC(delay_ms, "How long to stay where others may come in between (t
  */
 void migr_delay(void)
 {
-	if (READ_ONCE(delay_ms))
-		msleep(delay_ms);
+	unsigned int ms;
+
+	for (ms = 0; ms < READ_ONCE(delay_ms); ms += DELAY_STEP_MS)
+		msleep(DELAY_STEP_MS);
 }

@@ -661,6 +661,7 @@ static void mixed_units(void)
 		/* Not by units, but for all of a small one. */
 		fill_random(mem_page(&from, 80), 90 * TEST_PAGE, &seed);
 		fill_random(mem_page(&from, CHUNK + MIGR_WIRE_UNIT_PAGES), 8 * TEST_PAGE, &seed);
+		lru_drain();
 		link_open_compressed(&l, unix_pair, &from, &to, both[i], 0);
 		link_run(&l);
 		st = link_status(l.source);

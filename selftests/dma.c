@@ -78,7 +78,7 @@ static void aio_begin(struct direct_read *r)
 
 static ssize_t aio_end(struct direct_read *r)
 {
-	struct timespec limit = { .tv_sec = 20 };
+	struct timespec limit = { .tv_sec = RUN_S };
 	struct io_event event;
 
 	CHECK_EQ(io_getevents(r->aio, 1, 1, &event, &limit), 1);
@@ -100,7 +100,7 @@ static void uring_begin(struct direct_read *r)
 
 static ssize_t uring_end(struct direct_read *r)
 {
-	struct __kernel_timespec limit = { .tv_sec = 20 };
+	struct __kernel_timespec limit = { .tv_sec = RUN_S };
 	struct io_uring_cqe *cqe;
 	ssize_t ret;
 

@@ -36,10 +36,15 @@ static bool mapped_huge(const void *p)
 	return kib > 0;
 }
 
+/* Somebody may hold one of the pages for a moment. */
 static bool make_huge(const struct mem *m)
 {
-	return mapped_huge(m->p) ||
-	       (!madvise(m->p, m->len, MADV_COLLAPSE) && mapped_huge(m->p));
+	__u64 end = deadline_in(RUN_S);
+
+	while (!mapped_huge(m->p) && madvise(m->p, m->len, MADV_COLLAPSE))
+		if ((errno != EAGAIN && errno != EBUSY && errno != ENOMEM) || now_ns() > end)
+			return false;
+	return mapped_huge(m->p);
 }
 
 /* In place of what is mapped there. */

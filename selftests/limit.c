@@ -141,7 +141,7 @@ static void slow_start(struct crowd *c)
 static void rate_is_kept(void)
 {
 	static const unsigned int parts[] = { 20, 5, 100 };
-	__u64 unlimited, limit, rate;
+	__u64 unlimited, limit, rate, end = deadline_in(RUN_S);
 	struct crowd c;
 	size_t i;
 
@@ -158,12 +158,16 @@ static void rate_is_kept(void)
 			limit = 10 * c.nr;
 		crowd_set(&c, limit);
 		CHECK_EQ(crowd_limit(&c).pages_per_second, limit);
-		rate = crowd_rate(&c, 4);
-		diag("limit %llu: %llu pages/s", (unsigned long long)limit,
-		     (unsigned long long)rate);
-		/* A tenth, and what every thread may write at first. */
-		CHECK(rate <= limit + limit / 10 + 2 * c.nr, "%llu pages/s at a limit of %llu",
-		      (unsigned long long)rate, (unsigned long long)limit);
+		/* Never more; and as much, when others let them run. */
+		do {
+			rate = crowd_rate(&c, 4);
+			diag("limit %llu: %llu pages/s", (unsigned long long)limit,
+			     (unsigned long long)rate);
+			/* A tenth, and what every thread may write at first. */
+			CHECK(rate <= limit + limit / 10 + 2 * c.nr,
+			      "%llu pages/s at a limit of %llu", (unsigned long long)rate,
+			      (unsigned long long)limit);
+		} while (rate < limit - limit / 5 && now_ns() < end);
 		CHECK(rate >= limit - limit / 5, "%llu pages/s at a limit of %llu",
 		      (unsigned long long)rate, (unsigned long long)limit);
 	}

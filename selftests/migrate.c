@@ -650,7 +650,8 @@ static void *answer_pass(void *arg)
 	if (a->spoil)
 		a->spoil(&hdr);
 	send_all(a->peer, &hdr, a->length);
-	SYS(shutdown(a->peer, SHUT_WR));
+	/* A source that has failed by then has reset the connection. */
+	CHECK(!shutdown(a->peer, SHUT_WR) || errno == ENOTCONN, "shutdown: %s", strerror(errno));
 	return NULL;
 }
 

@@ -336,7 +336,7 @@ static inline void ends_with_full_queue(pair_fn pair)
 	room.fd = s->sock[0];
 	bundle_start(&b, 0);
 	WAIT_FOR(!poll(&room, 1, 0) && window_is_shut(room.fd) && any_sleeps_in("socket_send"),
-		 10);
+		 RUN_S);
 	CALL_ERR(stream_run(s->stream[1]), EPROTO);
 	thread_join_within(s->thread[0], RUN_S, "a source that waits for room");
 	CHECK_EQ(s->ret[0], -ECONNRESET);

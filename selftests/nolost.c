@@ -85,7 +85,7 @@ static void tcp_copy_migration(void)
 }
 
 static const struct test_case cases[] = {
-	CASE_WITHIN(parallel_passes, 120),
+	CASE_WITHIN(parallel_passes, 300),
 	CASE_WITHIN(preempting_passes, 120),
 	CASE_WITHIN(unix_migration, 120),
 	CASE_WITHIN(tcp_migration, 120),

@@ -12,8 +12,9 @@
 
 #define VM_PAGES	2048
 #define STATE_BYTES	200000
-/* Of each side: how long a silent connection costs. */
-#define TIMEOUT_MS	3000
+/* How long a silent connection costs each side; and where none is to be silent. */
+#define SILENCE_MS	10000
+#define PATIENCE_MS	(RUN_S * 1000)
 #define ADDRESS_MAX	64
 
 /* Where the destination's process kills itself. */
@@ -32,6 +33,9 @@ enum {
 
 /* No phase of the source: nothing happens. */
 #define NO_PHASE	((enum migr_phase)-1)
+
+/* Of each side that starts now. */
+static unsigned int timeout_ms = PATIENCE_MS;
 
 static struct {
 	int dev;
@@ -215,7 +219,7 @@ static const struct migr_destination_ops dst_ops = {
 static void destination(int ready)
 {
 	struct migr_destination_options options = {
-		.timeout_ms = TIMEOUT_MS,
+		.timeout_ms = timeout_ms,
 		.tls.insecure = true,
 	};
 	struct migr_destination *d;
@@ -403,8 +407,8 @@ static char source_error[256];
 static enum migr_outcome source(const char *address)
 {
 	struct migr_source_options options = {
-		.timeout_ms = TIMEOUT_MS,
-		.prepare_timeout_ms = TIMEOUT_MS,
+		.timeout_ms = timeout_ms,
+		.prepare_timeout_ms = timeout_ms,
 		.verify = true,
 		.streams = peer.streams,
 		.tls.insecure = true,
@@ -522,12 +526,17 @@ static void dies_after_commit(void)
 /* Its carrier is killed or stopped as the source enters the phase. */
 static enum migr_outcome breaks(enum migr_phase phase, int signal)
 {
+	enum migr_outcome outcome;
+
+	timeout_ms = signal == SIGSTOP ? SILENCE_MS : PATIENCE_MS;
 	destination_start(NOWHERE);
 	relay_start();
 	blow.phase = phase;
 	blow.pid = relay.pid;
 	blow.signal = signal;
-	return source(relay.address);
+	outcome = source(relay.address);
+	timeout_ms = PATIENCE_MS;
+	return outcome;
 }
 
 static void breaks_in(enum migr_phase phase, int signal)

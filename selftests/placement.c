@@ -227,9 +227,9 @@ static void hinting_faults(void)
 
 static const struct test_case cases[] = {
 	CASE_WITHIN(compaction, 240),
-	CASE_WITHIN(moved_pages, 120),
-	CASE_WITHIN(migrated_processes, 120),
-	CASE_WITHIN(balanced_meanwhile, 120),
+	CASE_WITHIN(moved_pages, 240),
+	CASE_WITHIN(migrated_processes, 240),
+	CASE_WITHIN(balanced_meanwhile, 240),
 	CASE(hinting_faults),
 };
 

@@ -214,7 +214,7 @@ static const struct test_case cases[] = {
 	CASE_WITHIN(changed_protection_unseen, 200),
 	CASE_WITHIN(hinting_fault_unseen, 200),
 	CASE_WITHIN(swapped_page_a_hole, 200),
-	CASE_WITHIN(not_protected, 200),
+	CASE_WITHIN(not_protected, 600),
 	CASE_WITHIN(not_marked_before_cleaned, 200),
 	CASE(no_rule_broken_again),
 };

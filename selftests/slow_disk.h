@@ -138,7 +138,7 @@ static inline void slow_disk_hold(struct slow_disk *d)
 
 static inline void slow_disk_await(struct slow_disk *d, __u32 len)
 {
-	WAIT_FOR(__atomic_load_n(&d->held, __ATOMIC_ACQUIRE) == len, 15);
+	WAIT_FOR(__atomic_load_n(&d->held, __ATOMIC_ACQUIRE) == len, RUN_S);
 }
 
 static inline void slow_disk_release(struct slow_disk *d)

@@ -398,6 +398,7 @@ static void protection_changes_meanwhile(void)
 	struct flipper f = { .gate = gate, .p = m.p, .len = m.len };
 	pthread_t flipper, writer;
 	struct mem view = m;
+	__u64 end = deadline_in(RUN_S);
 	struct shadow s;
 	int round, i;
 
@@ -408,7 +409,8 @@ static void protection_changes_meanwhile(void)
 	shadow_start(&s, &view);
 	flipper = thread_start(flip_thread, &f);
 	writer = thread_start(hammer_thread, &w);
-	for (round = 0; round < 30; round++) {
+	for (round = 0; round < 30 ||
+	     (__atomic_load_n(&w.stamp, __ATOMIC_RELAXED) <= 1000 && now_ns() < end); round++) {
 		for (i = 0; i < 20; i++)
 			shadow_pass(&s);
 		shadow_check(&s, gate, round);
