@@ -485,6 +485,7 @@ static void test_changes_meanwhile(void **state)
 /* Many interfaces without an address, as those of guests, are in nobody's way. */
 static void test_crowded_host(void **state)
 {
+	uint64_t end = now_ns() + 20 * NS_PER_S;
 	struct host_address a[ADDRESSES_MAX];
 	struct error e = { "" };
 
@@ -494,6 +495,8 @@ static void test_crowded_host(void **state)
 	    system("for i in $(seq 40); do ip link set b$i up; done") ||
 	    system("ip address add 192.0.2.1/24 dev b40"))
 		skip();
+	while (!links_is_running("b40") && now_ns() < end)
+		usleep(1000);
 	assert_int_equal(links_find(a, NULL, NULL, NULL, &e), 1);
 	assert_string_equal(a[0].name, "b40");
 	assert_int_equal(a[0].prefix, 24);

@@ -23,7 +23,9 @@
 #define LENGTH		(4u << 20)
 #define STATE_BYTES	(3u << 20)	/* more than one message */
 #define LATE_US		1000000ull
-#define TIMEOUT_MS	1000
+#define TIMEOUT_MS	20000
+/* Where somebody is silent on purpose. */
+#define SILENCE_MS	2000
 
 /* A VM of the test, on either side, and what shall fail. */
 struct side {
@@ -33,13 +35,15 @@ struct side {
 	int fail_passes, fail_pause, fail_save, fail_resume, fail_prepare, fail_load;
 	unsigned int paused, resumed, aborted;
 	bool tamper;			/* destination: change memory before its digest */
-	bool cancel_in_save, cancel_in_verify, hang_in_resume, break_stream;
+	bool cancel_in_save, cancel_in_verify, break_stream;
 	struct migr *m;
 	uint64_t log[LENGTH / FAKE_PAGE / 64];	/* pages written, not yet reported */
 	unsigned int collected;
 	int fail_collect;		/* at that call */
 	bool forget, write_in_save;
 	uint64_t paused_ns, resumed_ns;
+	atomic_bool over;		/* source: it has ended */
+	const atomic_bool *hangs_in_resume;	/* destination: until then */
 	atomic_bool state_begun;	/* source: some of it has been written */
 	atomic_uint reports;		/* destination */
 	uint64_t seed;
@@ -209,9 +213,8 @@ static int vm_resume_there(struct migr_destination *d, void *data)
 	struct side *side = data;
 
 	side->resumed++;
-	if (side->hang_in_resume)
-		/* Longer than the source waits. */
-		nanosleep(&(struct timespec){ .tv_sec = 2 * TIMEOUT_MS / 1000 }, NULL);
+	while (side->hangs_in_resume && !*side->hangs_in_resume)
+		usleep(1000);
 	return side->fail_resume ? migr_destination_fail(d, side->fail_resume, "will not run") : 0;
 }
 
@@ -324,6 +327,7 @@ static void run_source(struct fixture *f)
 	side->error = migr_source_run(s, f->address, &f->options, f->ops, side,
 				      &side->result);
 	snprintf(side->text, sizeof(side->text), "%s", migr_source_error(s));
+	side->over = true;
 	migr_source_free(s);
 }
 
@@ -806,7 +810,8 @@ static void test_committed_and_silent(void **state)
 {
 	struct fixture *f = *state;
 
-	f->destination.hang_in_resume = true;
+	f->options.timeout_ms = SILENCE_MS;
+	f->destination.hangs_in_resume = &f->source.over;
 	run_both(f);
 	assert_int_equal(f->source.error, -ETIMEDOUT);
 	assert_int_equal(f->source.result.outcome, MIGR_OUTCOME_UNKNOWN);
@@ -829,7 +834,7 @@ static void *run_rogue(void *arg)
 	char byte;
 	int fd;
 
-	if (socket_wait(r->listener, POLLIN, -1, now_ns() + NS_PER_S))
+	if (socket_wait(r->listener, POLLIN, -1, now_ns() + TIMEOUT_MS * NS_PER_MS))
 		return NULL;
 	fd = accept(r->listener, NULL, NULL);
 	if (send(fd, r->bytes, r->length, MSG_NOSIGNAL) == (ssize_t)r->length && !r->hang_up)
@@ -863,8 +868,10 @@ static void test_rogue_destinations(void **state)
 	static const uint8_t early[] = "\x0f\0\0\0{\"type\":\"ready\"}";
 	struct fixture *f = *state;
 
+	f->options.timeout_ms = SILENCE_MS;
 	rogue_destination(f, NULL, 0, false);
 	assert_int_equal(f->source.error, -ETIMEDOUT);
+	f->options.timeout_ms = TIMEOUT_MS;
 	rogue_destination(f, NULL, 0, true);
 	assert_int_equal(f->source.error, -ECONNRESET);
 	rogue_destination(f, huge, sizeof(huge), false);
@@ -912,9 +919,9 @@ static void test_rogue_sources(void **state)
 	int a, b;
 
 	start_destination(f);
-	a = socket_connect(f->address, -1, 1000, &e);
+	a = socket_connect(f->address, -1, TIMEOUT_MS, &e);
 	assert_int_equal(send(a, "GET / HTTP/1.0\r\n\r\n", 18, 0), 18);
-	b = socket_connect(f->address, -1, 1000, &e);
+	b = socket_connect(f->address, -1, TIMEOUT_MS, &e);
 	close(b);
 	run_source(f);
 	pthread_join(f->thread, NULL);
@@ -954,13 +961,13 @@ static int ask(struct fixture *f, struct control *c, json_t **ready)
 	join(f, c, f->tls);
 	assert_int_equal(control_send(c, json_pack("{s:s, s:i, s:i}", "type", "hello", "version",
 						   CONTROL_VERSION, "wire_version", 1)), 0);
-	assert_int_equal(control_expect(c, "hello", 1000, &message), 0);
+	assert_int_equal(control_expect(c, "hello", TIMEOUT_MS, &message), 0);
 	json_decref(message);
 	assert_int_equal(control_send(c, json_pack("{s:s, s:s, s:i, s:i, s:[{s:i, s:s, s:i}]}",
 						   "type", "request", "vm", "test", "page_size",
 						   FAKE_PAGE, "streams", 2, "regions", "id", 5,
 						   "name", "memory", "length", LENGTH)), 0);
-	assert_int_equal(control_expect(c, "ready", 1000, ready), 0);
+	assert_int_equal(control_expect(c, "ready", TIMEOUT_MS, ready), 0);
 	return c->fd;
 }
 
@@ -1137,7 +1144,7 @@ static json_t *more(struct control *c, int streams)
 
 	assert_int_equal(control_send(c, json_pack("{s:s, s:i}", "type", "more", "streams",
 						   streams)), 0);
-	assert_int_equal(control_expect(c, "tokens", 1000, &message), 0);
+	assert_int_equal(control_expect(c, "tokens", TIMEOUT_MS, &message), 0);
 	return message;
 }
 
@@ -1147,7 +1154,7 @@ static void test_more_tokens(void **state)
 	struct fixture *f = *state;
 	struct error e;
 	struct control c = {
-		.cancel_fd = -1, .timeout_ms = 1000, .peer = "destination", .error = &e,
+		.cancel_fd = -1, .timeout_ms = TIMEOUT_MS, .peer = "destination", .error = &e,
 	};
 	json_t *ready, *tokens, *rest;
 	int fds[4];
@@ -1173,7 +1180,7 @@ static void test_more_tokens(void **state)
 	assert_int_equal(control_send(&c, json_pack("{s:s, s:i}", "type", "more", "streams",
 						    MIGR_STREAMS_MAX + 1)), 0);
 	json_decref(rest);
-	assert_int_equal(control_receive(&c, 1000, &rest), -EREMOTEIO);
+	assert_int_equal(control_receive(&c, TIMEOUT_MS, &rest), -EREMOTEIO);
 	/* The device has one stream: of the first only we can tell that it is over. */
 	leave(fds, 4);
 	pthread_join(f->thread, NULL);
@@ -1243,7 +1250,7 @@ static void test_rude_strays(void **state)
 	struct fixture *f = *state;
 	struct error e;
 	struct control c = {
-		.cancel_fd = -1, .timeout_ms = 1000, .peer = "destination", .error = &e,
+		.cancel_fd = -1, .timeout_ms = TIMEOUT_MS, .peer = "destination", .error = &e,
 	};
 	json_t *message;
 	int fds[2];
@@ -1252,7 +1259,7 @@ static void test_rude_strays(void **state)
 	join(f, &c, NULL);
 	assert_int_equal(control_send(&c, json_pack("{s:s, s:s}", "type", "stream", "token", "")),
 			 0);
-	assert_int_equal(control_receive(&c, 1000, &message), -EREMOTEIO);
+	assert_int_equal(control_receive(&c, TIMEOUT_MS, &message), -EREMOTEIO);
 	assert_non_null(strstr(e.text, "no migration is arriving here"));
 	close(c.fd);
 	stray(f, &fds[0], 1, "GET / HTTP/1.0\r\n\r\n");
@@ -1272,17 +1279,19 @@ static void test_accept_fails(void **state)
 	struct fixture *f = *state;
 	struct error e;
 	uint64_t begun = now_ns();
-	int stray;
+	int stray, accepts;
 
 	fake_accept_error = EMFILE;
 	fake_accepts = 0;
 	start_destination(f);
-	stray = socket_connect(f->address, -1, 1000, &e);
+	stray = socket_connect(f->address, -1, TIMEOUT_MS, &e);
 	assert_true(stray >= 0);
-	while (fake_accepts < 3 && now_ns() - begun < 10 * NS_PER_S)
+	do {
 		usleep(1000);
-	assert_int_equal(fake_accepts, 3);
-	assert_true(now_ns() - begun > 900 * NS_PER_MS);
+		accepts = fake_accepts;
+	} while (accepts < 3 && now_ns() - begun < TIMEOUT_MS * NS_PER_MS);
+	/* Twice a second. */
+	assert_in_range(accepts, 3, 1 + (now_ns() - begun) / (450 * NS_PER_MS));
 	close(stray);
 	fake_accept_error = 0;
 	run_source(f);
@@ -1292,7 +1301,7 @@ static void test_accept_fails(void **state)
 	/* Of what does not pass the caller hears. */
 	fake_accept_error = EINVAL;
 	start_destination(f);
-	stray = socket_connect(f->address, -1, 1000, &e);
+	stray = socket_connect(f->address, -1, TIMEOUT_MS, &e);
 	pthread_join(f->thread, NULL);
 	close(stray);
 	fake_accept_error = 0;
@@ -1955,7 +1964,7 @@ static int join_below(struct fixture *f, const char *name)
 	struct migr_tls tls = host(name);
 	gnutls_session_t session;
 	struct error e;
-	int fd = socket_connect(f->address, -1, 1000, &e);
+	int fd = socket_connect(f->address, -1, TIMEOUT_MS, &e);
 
 	assert_true(fd >= 0);
 	assert_int_equal(gnutls_certificate_allocate_credentials(&credentials), 0);

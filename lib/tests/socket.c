@@ -22,7 +22,7 @@
 
 #include "internal.h"
 
-#define TIMEOUT_MS	2000
+#define TIMEOUT_MS	6000
 #define SILENT		2	/* addresses */
 
 /* What "name" is resolved to. */
@@ -87,7 +87,7 @@ static void test_silent_addresses(void **state)
 	assert_in_range(now_ns() - begun, TIMEOUT_MS / 2 * NS_PER_MS, TIMEOUT_MS * NS_PER_MS);
 	close(fd);
 	close(listeners[SILENT]);
-	fd = socket_connect("name", -1, TIMEOUT_MS / 4, &e);
+	fd = socket_connect("name", -1, TIMEOUT_MS, &e);
 	assert_int_equal(fd, -ECONNREFUSED);
 	for (int i = 0; i < SILENT; i++) {
 		close(fillers[i]);

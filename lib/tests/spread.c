@@ -23,7 +23,7 @@
 #include "internal.h"
 
 #define NR_LINKS	3
-#define TIMEOUT_MS	1000
+#define TIMEOUT_MS	5000
 
 /* What a link does with a stream. */
 enum behaviour {
@@ -53,6 +53,7 @@ struct fixture {
 	uint32_t handshake_ms;		/* how long one takes */
 	struct tls_identity identity;	/* with which one ends */
 	int worn[4];			/* sockets whose keys have been used for long; 0: none */
+	uint64_t since_ns;		/* before links failed that are looked at next */
 };
 
 static struct fixture fixture;
@@ -307,9 +308,11 @@ static void tend(struct fixture *f)
 /* And no connection is on its way. */
 #define TEND_UNTIL(f, condition)						\
 	do {									\
-		uint64_t deadline = now_ns() + 20 * NS_PER_S;			\
 		struct fixture *f_ = (f);					\
+		uint64_t deadline;						\
 										\
+		f_->since_ns = now_ns();					\
+		deadline = f_->since_ns + 20 * NS_PER_S;			\
 		while (!(condition) || f_->spread.opening_fd >= 0) {		\
 			assert_true(now_ns() < deadline);			\
 			tend(f_);						\
@@ -318,6 +321,7 @@ static void tend(struct fixture *f)
 
 static void kill_streams(struct fixture *f, unsigned int link)
 {
+	f->since_ns = now_ns();
 	for (uint32_t i = 0; i < f->migration.nr_streams; i++)
 		if (f->spread.sockets[i].link == link)
 			f->migration.streams[i].fd = -1;
@@ -331,12 +335,11 @@ static void carry(struct fixture *f, unsigned int link)
 	assert_int_equal(send(f->latest[link], "answer", 6, 0), 6);
 }
 
-/* A link is tried again in so many seconds; have them over. */
+/* A link that has failed is tried again in so many seconds; have them over. */
 static void assert_retry(struct fixture *f, unsigned int link, unsigned int seconds)
 {
-	uint64_t left = f->spread.links[link].retry_ns - now_ns();
-
-	assert_in_range(left, (seconds * 1000 - 900) * NS_PER_MS, seconds * NS_PER_S);
+	assert_in_range(f->spread.links[link].retry_ns, f->since_ns + seconds * NS_PER_S,
+			now_ns() + seconds * NS_PER_S);
 	f->spread.links[link].retry_ns = 0;
 }
 
@@ -517,9 +520,15 @@ static void test_slow_link(void **state)
 	f->spread.tls = (struct tls *)f;
 	f->handshake_ms = 1500;
 	f->behaviours[0] = IS_SILENT;
-	begun = now_ns();
-	TEND_UNTIL(f, f->came[0] == 2);
-	assert_true(now_ns() - begun < 3 * NS_PER_S);
+	/* A busy machine has three tries. */
+	for (unsigned int n = 2; n <= 4; n++) {
+		f->spread.links[0].retry_ns = 0;
+		begun = now_ns();
+		TEND_UNTIL(f, f->came[0] == n);
+		if (now_ns() - begun < 3 * NS_PER_S)
+			return;
+	}
+	fail_msg("it took more than three seconds");
 }
 
 /* However often one is to be tried, the others have their turn. */
