@@ -49,6 +49,17 @@ await_line() {
 	done
 }
 
+# Wait until a process is gone, whose ever it is: our own must have been waited for.
+# Arguments: the process, seconds.
+await_gone() {
+	local end=$((SECONDS + $2))
+
+	while [ -d "/proc/$1" ]; do
+		[ $SECONDS -lt $end ] || { echo "process $1 does not end" >&2; return 1; }
+		nap 0.1
+	done
+}
+
 # A counter in the console's latest heartbeat. Arguments: console, its name.
 beat() {
 	sed -n "/^guest: up=.* errors=/ { s/.*[ :]$2=\([0-9]*\).*/\1/; h }; \$ { x; p }" "$1" 2>/dev/null
@@ -134,9 +145,11 @@ boot_guest() {
 		[ $try -eq 1 ] || echo "# the guest did not come up: once more"
 		"$@" "${guest[@]}" > "$log" 2>&1 &
 		vm=$!
-		await_line "$console" '^guest: (filled|up=)' 120 $vm && return 0
+		await_line "$console" '^guest: (filled|up=)' 240 $vm && return 0
 		kill -KILL $vm 2>/dev/null
 		wait $vm
+		# Which it could not take away.
+		rm -f "/run/migr/$vm.qmp"
 	done
 	return 1
 }

@@ -115,7 +115,7 @@ hold_up() {
 	shift 3
 	await_line "$output" "\"pass\":[$pass-9]" 60 "$pid" || return
 	kill -STOP "$pid"
-	end=$((SECONDS + 20))
+	end=$((SECONDS + 40))
 	for size; do
 		[ "$size" != $page ] || balloon "$from" 176
 		await_discards "$from" "$size" $((end - SECONDS))
@@ -155,6 +155,7 @@ send() {
 	# Only what was started here is a child of this shell.
 	wait "$pid" 2>/dev/null
 	leg=$to
+	await_gone "$pid" 60
 }
 
 # Arguments: the next leg, how the disk is read there.
@@ -277,4 +278,4 @@ case ${1:-} in
 host)	host "$2"; exit ;;
 esac
 
-on_each_kernel on_host 6 "the host has neither failed nor complained" devices 900
+on_each_kernel on_host 6 "the host has neither failed nor complained" devices 1700

@@ -69,7 +69,7 @@ tell() {
 }
 
 told() {
-	"$here/await" "$MIGR_OUT/$1.$case" 150
+	"$here/await" "$MIGR_OUT/$1.$case" 600
 }
 
 # The guest as it is started, or arrives. It checks its memory once a second, and leaves
@@ -254,7 +254,7 @@ leave_too_small() {
 }
 
 leave_cut_prepare() {
-	send_begin --timeout 6 && send_reaches prepare || return 1
+	send_begin --timeout 12 && send_reaches prepare || return 1
 	ip link set migr0 down
 	send_ended 1 'runs on here'
 	tell start
@@ -273,14 +273,14 @@ leave_killed_vmm() {
 
 leave_cut() {
 	slow
-	send_begin --timeout 6 && send_reaches passes || return 1
+	send_begin --timeout 12 && send_reaches passes || return 1
 	ip link set migr0 down
 	send_ended 1 'runs on here'
 }
 
 leave_silent() {
 	slow
-	send_begin --timeout 6 && send_reaches passes && vanish || return 1
+	send_begin --timeout 12 && send_reaches passes && vanish || return 1
 	send_ended 1 'runs on here'
 }
 
@@ -320,7 +320,7 @@ leave_tracked() {
 
 leave_silent_pause() {
 	slow
-	send_begin --timeout 6 && send_reaches_pause && vanish || return 1
+	send_begin --timeout 12 && send_reaches_pause && vanish || return 1
 	send_goes_on
 	send_ended 1 'runs on here'
 }
@@ -328,8 +328,8 @@ leave_silent_pause() {
 # A link so slow that the last pass does not come to its end.
 last_pass() {
 	slow
-	send_begin --timeout 6 && send_reaches_pause || return 1
-	link_is tbf rate 1mbit burst 64k latency 50ms
+	send_begin --timeout 12 && send_reaches_pause || return 1
+	link_is tbf rate 200kbit burst 16k latency 50ms
 	send_goes_on
 	send_reaches last-pass
 }
@@ -363,7 +363,7 @@ leave_killed_vmm_state() {
 }
 
 leave_silent_state() {
-	send_reaches_load --timeout 6 && vanish || return 1
+	send_reaches_load --timeout 12 && vanish || return 1
 	send_ended 1 'runs on here'
 }
 
@@ -391,10 +391,8 @@ leave_stuck() {
 
 # A link so long that COMMIT can be overtaken.
 commit_under_way() {
-	slow
-	send_begin && send_reaches_pause || return 1
-	link_is netem delay 3s
-	send_goes_on
+	send_reaches_load && link_is netem delay 10s || return 1
+	tell far
 	send_reaches commit || return 1
 	tell act
 	# Only the operator can know who has it.
@@ -443,7 +441,7 @@ receive_begin() {
 	shift
 	console=$MIGR_OUT/console.$case
 	command_of "$memory" "$console"
-	"$migr" receive --once --timeout 5 --listen "$address" "$@" -- \
+	"$migr" receive --once --listen "$address" "$@" -- \
 		"${wrapper[@]}" "${guest[@]}" > "$MIGR_OUT/receive.$case" 2>&1 &
 	receive=$!
 }
@@ -490,7 +488,7 @@ arrive_cut_prepare() {
 
 	# shellcheck disable=SC2016 # of the other shell
 	wrapper=(bash -c '"$0" "$1" 90 && shift && exec "$@"' "$here/await" "$MIGR_OUT/start.$case")
-	receive_begin 192M
+	receive_begin 192M --timeout 10
 	receive_failed
 }
 
@@ -507,29 +505,30 @@ arrive_killed_vmm() {
 }
 
 arrive_cut() {
-	receive_begin 192M
+	receive_begin 192M --timeout 10
 	receive_failed
 }
 
 arrive_silent() {
-	receive_begin 192M
+	receive_begin 192M --timeout 10
 	vanish_too && receive_failed
 }
 
 arrive_killed_send() {
-	arrive_cut
+	receive_begin 192M
+	receive_failed
 }
 
 arrive_interrupted() {
-	arrive_cut
+	arrive_killed_send
 }
 
 arrive_terminated() {
-	arrive_cut
+	arrive_killed_send
 }
 
 arrive_tracked() {
-	arrive_cut
+	arrive_killed_send
 }
 
 arrive_silent_pause() {
@@ -541,12 +540,13 @@ arrive_cut_last_pass() {
 }
 
 arrive_killed_send_last_pass() {
-	arrive_cut
+	arrive_killed_send
 }
 
 # A QEMU that does not move cannot load: the source gets as far as the state.
+# Arguments: options of migr receive.
 receive_does_not_load() {
-	receive_begin 192M
+	receive_begin 192M "$@"
 	await_line "$MIGR_OUT/send.$case" '"phase":"passes"' 60 || return 1
 	loader=$(vmm)
 	kill -STOP "$loader" && tell stopped
@@ -563,7 +563,7 @@ arrive_killed_vmm_state() {
 }
 
 arrive_silent_state() {
-	receive_does_not_load && vanish_too && told left || return 1
+	receive_does_not_load --timeout 10 && vanish_too && told left || return 1
 	kill -CONT "$loader"
 	receive_failed
 }
@@ -578,16 +578,20 @@ arrive_stuck() {
 	arrive_killed_state
 }
 
+# It loads when COMMIT will take its time.
+receive_loads_late() {
+	receive_does_not_load "$@" && told far || return 1
+	kill -CONT "$loader"
+	told act
+}
+
 arrive_killed_commit() {
-	receive_begin 192M --timeout 30
-	told act && receive_killed && nothing_here && tell gone
+	receive_loads_late && receive_killed && nothing_here && tell gone
 }
 
 # Its QEMU is held where COMMIT finds it, so that it cannot have been told.
 arrive_killed_committed() {
-	receive_begin 192M --timeout 30 --json
-	told act || return 1
-	loader=$(vmm)
+	receive_loads_late --json || return 1
 	kill -STOP "$loader"
 	await_line "$MIGR_OUT/receive.$case" '"phase":"commit"' 60 "$receive" &&
 		receive_killed || return 1
@@ -596,7 +600,7 @@ arrive_killed_committed() {
 }
 
 arrive_killed_source() {
-	arrive_cut
+	arrive_killed_send
 }
 
 arrive_moves() {
@@ -661,7 +665,7 @@ do_cases() {
 		do_case "$name" $after || result="not ok"
 		fast
 		echo "$result" > "$MIGR_OUT/$host.$n"
-		await_line "$MIGR_OUT/$peer.$n" ok 150 || return 1
+		await_line "$MIGR_OUT/$peer.$n" ok 600 || return 1
 		# This host's trouble is above; the other one's is in its log.
 		[ "$(cat "$MIGR_OUT/$peer.$n")" = ok ] || result="not ok"
 		echo "$result $n $what"
@@ -679,4 +683,4 @@ source)		do_cases source destination 198.51.100.1 198.51.100.2 "$2"; exit ;;
 destination)	do_cases destination source 198.51.100.2 198.51.100.1 "$2"; exit ;;
 esac
 
-on_each_kernel on_hosts 0 "the hosts have neither failed nor complained" failures 1200
+on_each_kernel on_hosts 0 "the hosts have neither failed nor complained" failures 1700

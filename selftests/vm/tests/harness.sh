@@ -52,7 +52,7 @@ mkdir -p "$out"
 trap 'kill $(jobs -p) 2>/dev/null' EXIT
 
 # The time is the boot's as well, and goes by beside the other boots.
-boot 5 "a command outlives its time" 124 'begun.*timed out after 40 s and was killed' 40 \
+boot 5 "a command outlives its time" 124 'begun.*timed out after 120 s and was killed' 120 \
 	bash -c 'echo begun; sleep 1000' > "$out/late" &
 boot 1 "a command's output and status are those of run" 7 'said by the command' 120 \
 	bash -c 'echo said by the command; exit 7'

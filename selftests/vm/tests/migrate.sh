@@ -44,4 +44,4 @@ destination)	destination_host; exit ;;
 esac
 
 [ -n "${MIGR_KERNELS:-}" ] || kernels=("6.1 6.12" "6.12 6.1")
-on_each_kernel on_hosts 0 "a writing guest moves" migrate 400
+on_each_kernel on_hosts 0 "a writing guest moves" migrate 800

@@ -53,4 +53,4 @@ source)		source_host; exit ;;
 destination)	destination_host; exit ;;
 esac
 
-on_each_kernel on_hosts 0 "an idle guest of 1 GiB costs its non-zero memory" sparse 400
+on_each_kernel on_hosts 0 "an idle guest of 1 GiB costs its non-zero memory" sparse 800
