@@ -5,6 +5,7 @@
  */
 #include <linux/atomic.h>
 #include <linux/delay.h>
+#include <linux/jiffies.h>
 #include <linux/moduleparam.h>
 
 #include "inject.h"
@@ -24,20 +25,20 @@ bool migr_inject(void)
 	return atomic_dec_if_positive(&fail_nth) == 0;
 }
 
-/* How long a delay goes on when it is over. */
-#define DELAY_STEP_MS	10
-
 static unsigned int delay_ms;
 module_param(delay_ms, uint, 0600);
 MODULE_PARM_DESC(delay_ms, "How long to stay where others may come in between (tests only)");
 
 /**
  * migr_delay() - stay a while where others may come in between
+ *
+ * Until the parameter is cleared, at most.
  */
 void migr_delay(void)
 {
-	unsigned int ms;
+	unsigned long begun = jiffies;
 
-	for (ms = 0; ms < READ_ONCE(delay_ms); ms += DELAY_STEP_MS)
-		msleep(DELAY_STEP_MS);
+	while (time_before(jiffies,
+			   begun + msecs_to_jiffies(READ_ONCE(delay_ms))))
+		msleep(20);
 }

@@ -481,7 +481,7 @@ static int slow_down(struct migr_source *s, uint64_t fixed, uint64_t limit)
  */
 static int settle(struct migr_source *s, enum verdict *verdict)
 {
-	bool busy = s->spread.opening_fd >= 0 || s->spread.asked;
+	bool asked = s->spread.asked;
 	uint64_t begun = now_ns();
 	int error;
 
@@ -489,7 +489,7 @@ static int settle(struct migr_source *s, enum verdict *verdict)
 		return 0;
 	s->settled = true;
 	error = spread_settle(&s->spread);
-	if (busy && now_ns() - begun > SETTLE_NS)
+	if (asked && now_ns() - begun > SETTLE_NS)
 		*verdict = VERDICT_AGAIN;
 	return error;
 }

@@ -39,11 +39,13 @@ static bool mapped_huge(const void *p)
 /* Somebody may hold one of the pages for a moment. */
 static bool make_huge(const struct mem *m)
 {
-	__u64 end = deadline_in(RUN_S);
+	__u64 end = deadline_in(RUN_S / 2);
 
-	while (!mapped_huge(m->p) && madvise(m->p, m->len, MADV_COLLAPSE))
+	while (!mapped_huge(m->p) && madvise(m->p, m->len, MADV_COLLAPSE)) {
 		if ((errno != EAGAIN && errno != EBUSY && errno != ENOMEM) || now_ns() > end)
 			return false;
+		poll_pause();
+	}
 	return mapped_huge(m->p);
 }
 

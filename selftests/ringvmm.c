@@ -120,6 +120,7 @@ static void forgotten_reports_show_in_digests(void)
 		p = move(address, "--verify", "--forget");
 		if (p.sent)
 			break;
+		CHECK_EQ(p.received, 0);
 		CHECK(vmm_said(&p.source, "identical=1"), "the memory was not compared");
 	}
 	CHECK_EQ(p.sent, 2);

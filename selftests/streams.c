@@ -33,7 +33,7 @@ static void share(pair_fn pair, unsigned int nr)
 		struct strand *s = bundle_join(&b, pair, 0);
 
 		/* Of many, one may never get a chunk. */
-		socket_timeout(s->sock[1], ALL_SHARE_S * 1000);
+		socket_timeout(s->sock[1], ALL_SHARE_S * 1000 * test_patience);
 		strand_receive(s);
 	}
 	for (i = 0; i < 10; i++) {
@@ -384,7 +384,7 @@ static void all_is_sent_again(void)
 	WAIT_FOR(link_status(b.side[0]).pass_sent_pages == PAGES, RUN_S);
 	strand_receive(second);
 	second->thread[0] = thread_start(run_source, second);
-	CHECK(file_write(DELAY, "10"), "cannot set " DELAY);
+	CHECK(file_write(DELAY, "20"), "cannot set " DELAY);
 	CALL(stream_shutdown(first->stream[0]));
 	bundle_finish(&b);
 	CHECK(file_write(DELAY, "0"), "cannot set " DELAY);
@@ -473,7 +473,7 @@ static void shut_down_in_chunk(void)
 	tracker_settle(tracker, to.pages);
 	bundle_open(&b, &from, &to);
 	s = bundle_join(&b, unix_pair, 0);
-	CHECK(file_write(DELAY, "60000"), "cannot set " DELAY);
+	CHECK(file_write(DELAY, "20000"), "cannot set " DELAY);
 	strand_receive(s);
 	bundle_start(&b, 0);
 	WAIT_FOR(any_sleeps_in("msleep"), RUN_S);

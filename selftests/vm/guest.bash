@@ -29,6 +29,37 @@ guest_command() {
 	       -append "$(cat "$MIGR_TOP/build/guest/cmdline") $*")
 }
 
+# Wait for it, without a word if it comes. Arguments: seconds, condition.
+soon() {
+	local end=$((SECONDS + $1))
+
+	shift
+	until "$@"; do
+		[ $SECONDS -lt $end ] || return 1
+		nap 0.1
+	done
+}
+
+# For scripts that do case after case on two hosts: tell the other one how far this one
+# is in $case, and wait for the word of $peer, which it does not say any more once it is
+# through, with what came of it in a file.
+tell() {
+	touch "$MIGR_OUT/$1.$case"
+}
+
+has_told() {
+	[ -e "$MIGR_OUT/$1.$case" ]
+}
+
+has_told_or_ended() {
+	has_told "$1" || [ -e "$MIGR_OUT/$peer.${case%%.*}" ]
+}
+
+told() {
+	soon 600 has_told_or_ended "$1"
+	has_told "$1" || { echo "$peer has not come to say '$1'" >&2; return 1; }
+}
+
 # Wait until a file has a line that matches. Arguments: file, pattern, seconds,
 # and optionally a process whose end ends the waiting.
 await_line() {
@@ -49,15 +80,14 @@ await_line() {
 	done
 }
 
+is_gone() {
+	[ ! -d "/proc/$1" ]
+}
+
 # Wait until a process is gone, whose ever it is: our own must have been waited for.
 # Arguments: the process, seconds.
 await_gone() {
-	local end=$((SECONDS + $2))
-
-	while [ -d "/proc/$1" ]; do
-		[ $SECONDS -lt $end ] || { echo "process $1 does not end" >&2; return 1; }
-		nap 0.1
-	done
+	soon "$2" is_gone "$1" || { echo "process $1 does not end" >&2; return 1; }
 }
 
 # A counter in the console's latest heartbeat. Arguments: console, its name.

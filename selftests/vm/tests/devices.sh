@@ -263,7 +263,7 @@ host() {
 	# long what it has given up.
 	pass=3
 	passes=3
-	echo 25 > $parameters/delay_ms
+	echo 20 > $parameters/delay_ms
 	must_differ 5 io_uring "$range"
 	result $((n + 5)) $? "free pages are reported unnoticed if rule 5 is broken" || return 1
 	kill -KILL "$(pgrep -x qemu-system-x86)"

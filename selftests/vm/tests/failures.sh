@@ -63,15 +63,6 @@ case=
 # No device has it: it is there to be locked.
 disk=/run/disk
 
-# Tell the other host how far this one is, and wait for its word.
-tell() {
-	touch "$MIGR_OUT/$1.$case"
-}
-
-told() {
-	"$here/await" "$MIGR_OUT/$1.$case" 600
-}
-
 # The guest as it is started, or arrives. It checks its memory once a second, and leaves
 # its host the rest of the only CPU. Arguments: memory, console.
 command_of() {
@@ -87,17 +78,6 @@ monitor() {
 guest_status() {
 	monitor 'info status'
 	timeout 20 grep -aom 1 'VM status: .*' /run/monitor.out | tr -d '\r'
-}
-
-# Wait for it, without a word if it comes. Arguments: seconds, condition.
-soon() {
-	local end=$((SECONDS + $1))
-
-	shift
-	until "$@"; do
-		[ $SECONDS -lt $end ] || return 1
-		nap 0.1
-	done
 }
 
 # The only one on this host.
@@ -329,7 +309,7 @@ leave_silent_pause() {
 last_pass() {
 	slow
 	send_begin --timeout 12 && send_reaches_pause || return 1
-	link_is tbf rate 200kbit burst 16k latency 50ms
+	link_is tbf rate 200kbit burst 64k latency 50ms
 	send_goes_on
 	send_reaches last-pass
 }
@@ -391,7 +371,7 @@ leave_stuck() {
 
 # A link so long that COMMIT can be overtaken.
 commit_under_way() {
-	send_reaches_load && link_is netem delay 10s || return 1
+	send_reaches_load --timeout 60 && link_is netem delay 10s || return 1
 	tell far
 	send_reaches commit || return 1
 	tell act
@@ -580,7 +560,7 @@ arrive_stuck() {
 
 # It loads when COMMIT will take its time.
 receive_loads_late() {
-	receive_does_not_load "$@" && told far || return 1
+	receive_does_not_load --timeout 60 "$@" && told far || return 1
 	kill -CONT "$loader"
 	told act
 }

@@ -48,15 +48,6 @@ cases=$(wanted_cases)
 
 case=
 
-# Tell the other host how far this one is, and wait for its word.
-tell() {
-	touch "$MIGR_OUT/$1.$case"
-}
-
-told() {
-	"$here/await" "$MIGR_OUT/$1.$case" 600
-}
-
 # What goes out over a link passes through this. Arguments: its number, of tc qdisc.
 link_is() {
 	tc qdisc replace dev "migr$1" root "${@:2}"
@@ -408,7 +399,7 @@ leave_silent() {
 	rates 10 10 20
 	send_begin --network $network && send_has_links 3 && send_is_in_passes || return 1
 	tell silence
-	told silenced && link_is 2 netem loss 100% && send_has_links 2 || return 1
+	told silenced && link_is 2 netem loss 100% && send_has_links 2 && rates 2 2 || return 1
 	tell speak
 	told spoken && crawl && used_again 2 10 10 20
 }
