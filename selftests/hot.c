@@ -192,7 +192,7 @@ static const struct test_case cases[] = {
 	CASE(left_to_the_last),
 	CASE(cooled_down),
 	CASE(stream_dies),
-	CASE_WITHIN(no_lost_write, 120),
+	CASE(no_lost_write),
 };
 
 int main(int argc, char **argv)

@@ -472,7 +472,7 @@ static const struct test_case cases[] = {
 	CASE(limit_changed),
 	CASE(holds_nothing),
 	CASE(kernel_writes),
-	CASE_WITHIN(no_lost_write, 120),
+	CASE(no_lost_write),
 };
 
 int main(int argc, char **argv)

@@ -119,13 +119,13 @@ static void locks(void)
 }
 
 static const struct test_case cases[] = {
-	CASE_WITHIN(punches, 120),
-	CASE_WITHIN(removals, 120),
-	CASE_WITHIN(dropped_entries, 120),
-	CASE_WITHIN(forks, 120),
-	CASE_WITHIN(remaps, 120),
-	CASE_WITHIN(protections, 120),
-	CASE_WITHIN(locks, 120),
+	CASE(punches),
+	CASE(removals),
+	CASE(dropped_entries),
+	CASE(forks),
+	CASE(remaps),
+	CASE(protections),
+	CASE(locks),
 };
 
 int main(int argc, char **argv)

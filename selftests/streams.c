@@ -12,7 +12,6 @@
 #define PAGES	16384UL
 /* Streams that follow one another. */
 #define GENERATIONS	8
-#define ALL_SHARE_S	240
 /* Chunks that a stream sends before it waits for an answer. */
 #define ACKNOWLEDGED	4096UL
 /* How long the module stays where others may come in between. */
@@ -33,7 +32,7 @@ static void share(pair_fn pair, unsigned int nr)
 		struct strand *s = bundle_join(&b, pair, 0);
 
 		/* Of many, one may never get a chunk. */
-		socket_timeout(s->sock[1], ALL_SHARE_S * 1000 * test_patience);
+		socket_timeout(s->sock[1], CASE_S * 1000 * test_patience);
 		strand_receive(s);
 	}
 	for (i = 0; i < 10; i++) {
@@ -927,15 +926,15 @@ static void limits(void)
 }
 
 static const struct test_case cases[] = {
-	CASE_WITHIN(two_share, 120),
-	CASE_WITHIN(eight_share, 120),
-	CASE_WITHIN(all_share, ALL_SHARE_S),
+	CASE(two_share),
+	CASE(eight_share),
+	CASE(all_share),
 	CASE(work_is_divided),
-	CASE_WITHIN(unix_streams_die, 120),
-	CASE_WITHIN(tcp_streams_die, 120),
+	CASE(unix_streams_die),
+	CASE(tcp_streams_die),
 	CASE(all_die),
 	CASE(stuck_stream),
-	CASE_WITHIN(come_and_go, 120),
+	CASE(come_and_go),
 	CASE(old_page_does_not_overtake),
 	CASE(dead_before_it_came),
 	CASE(shut_down_waiting),
@@ -950,8 +949,8 @@ static const struct test_case cases[] = {
 	CASE(late_gone),
 	CASE(done_too_early),
 	CASE(replayed),
-	CASE_WITHIN(unix_raving_sources, 120),
-	CASE_WITHIN(tcp_raving_sources, 120),
+	CASE(unix_raving_sources),
+	CASE(tcp_raving_sources),
 	CASE(empty_passes),
 	CASE(passes_cost_one_round_trip),
 	CASE(acknowledged_meanwhile),

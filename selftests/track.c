@@ -994,7 +994,7 @@ static const struct test_case cases[] = {
 	CASE(merges_meanwhile),
 	CASE(bad_merges),
 	CASE(bitmap_in_region),
-	CASE_WITHIN(switching, 120),
+	CASE(switching),
 	CASE(mapping_meanwhile),
 	CASE(many_processes),
 };
