@@ -355,7 +355,7 @@ case_disk() {
 	truncate -s 1M /run/disk
 	start_on_migr "${disk[@]}" && receive 127.0.0.1 "${disk[@]}" && lose_loaded || return 1
 	says 1 'no word from the destination in time; the VM runs on here' \
-		"$migr" send --json --timeout 10 "$name" 127.0.0.1
+		"$migr" send --json --timeout 3 "$name" 127.0.0.1
 	status=$?
 	[ "$(lost)" -gt 0 ] || { echo "nothing was lost"; status=1; }
 	tc qdisc del dev lo clsact
